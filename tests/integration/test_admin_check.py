@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -99,6 +104,34 @@ class CheckTests(SynchronousTestCase):
         self.environment["NIXERY_PKGS_PATH"] = str(self.directory / "none")
         self.assertIn("pkgs_path", self.report(status=1)["problem"])
 
+    def test_what_the_evaluation_fetched(self) -> None:
+        """Pins of the package set are told, by the paths that they have in the store."""
+        pin = self.directory / "pin"
+        pin.mkdir()
+        (pin / "name").write_text(uuid4().hex)
+        served = self.directory / "served"
+        served.mkdir()
+        with tarfile.open(served / "pin.tar.gz", "w:gz") as archive:
+            archive.add(pin, arcname="top")
+        server = HTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(served)))
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        hashing = ["nix-hash", "--type", "sha256", "--base32", str(pin)]
+        sha256 = subprocess.run(hashing, capture_output=True, text=True, check=True).stdout.strip()
+        url = f"http://127.0.0.1:{server.server_port}/pin.tar.gz"
+        fetch = f'fetchTarball {{ url = "{url}"; sha256 = "{sha256}"; }}'
+        named = f'(builtins.readFile "${{{fetch}}}/name")'
+        self.repository.commit("four", SET.replace('"plain-NAME"', named))
+        report = self.report("plain", "--no-count")
+        name = (pin / "name").read_text()
+        self.assertEqual([each["name"] for each in report["packages"]], [name])
+        [path] = report["pins"]
+        self.assertEqual(Path(path, "name").read_text(), name)
+        self.assertEqual(report["unpinned"], [])
+
     def test_package_that_ends_evaluations_is_a_warning(self) -> None:
         """A package that ends an evaluation is a warning: nobody need ask for it."""
         text = SET.replace("set = {", 'set = { abort = builtins.abort "on purpose";')
@@ -106,3 +139,10 @@ class CheckTests(SynchronousTestCase):
         report = self.report("plain")
         self.assertEqual(report["package_count"], 3)
         self.assertIn("1 names", report["warnings"][0])
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    """Serves files, and prints nothing."""
+
+    def log_message(self, *args: Any) -> None:
+        pass

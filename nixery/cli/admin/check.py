@@ -132,6 +132,9 @@ class _Check:
             evaluation = await self._step("evaluate", evaluate(nix, package_set, self.name))
         finally:
             await nix.stop()
+        roots = await context.workers.run(_link_targets, context.settings.source_roots)
+        trees = {str(each.path) for each in self.report.fetched}
+        self.report = evolve(self.report, pins=sorted(roots - trees))
         packages = [(each.attribute, each.name) for each in evaluation.packages]
         self.report = evolve(self.report, packages=packages)
         self._conclude(", ".join(name for _, name in packages) or "the set, without packages")
@@ -242,5 +245,13 @@ def _unpinned(config: Config, revision: Revision) -> Sequence[str]:
             "packages may fetch what has no hash: pin it, and switch allow_unpinned_fetches off"
         )
     if not revision.pinned and not found:
-        found.append("the revision may change at any moment")
+        found.append(f"{revision.label} may change at any moment")
     return found
+
+
+def _link_targets(directory: Path) -> set[str]:
+    """Return where the links in a directory lead, those to derivations left out."""
+    if not directory.exists():
+        return set()
+    targets = (str(path.readlink()) for path in directory.iterdir() if path.is_symlink())
+    return {target for target in targets if not target.endswith(".drv")}

@@ -49,6 +49,7 @@ class CheckReport:
     :param source: a description of the source.
     :param steps: those that were begun, in order.
     :param revision: what the tag means at the moment; ``None`` if that is not known.
+    :param pins: store paths that the evaluation has fetched, by what the package set pins.
     :param packages: attribute paths and names of the packages that were evaluated.
     :param package_count: the number of packages of the whole set, if they were counted.
     :param unpinned: what may change while the revision stays the same, with what to do.
@@ -62,6 +63,7 @@ class CheckReport:
     steps: Sequence[CheckStep] = ()
     revision: Revision | None = None
     fetched: Sequence[FetchedTree] = ()
+    pins: Sequence[str] = ()
     packages: Sequence[tuple[str, str]] = ()
     package_count: int | None = None
     unpinned: Sequence[str] = ()
@@ -91,6 +93,7 @@ class CheckReport:
                 {"url": each.url, "commit": each.commit, "path": str(each.path)}
                 for each in self.fetched
             ],
+            "pins": list(self.pins),
             "packages": [
                 {"attribute": attribute, "name": name} for attribute, name in self.packages
             ],
@@ -106,7 +109,11 @@ class CheckReport:
         lines += [
             f"  {each.name:<9}{each.seconds:>7.1f} s  {each.result}".rstrip() for each in self.steps
         ]
-        lines += [f"fetched: {each.commit} of {each.url}" for each in self.fetched]
+        lines += [
+            f"fetched: {each.commit} of {each.url}" if each.commit else f"fetched: {each.url}"
+            for each in self.fetched
+        ]
+        lines += [f"fetched by the evaluation: {each}" for each in self.pins]
         lines += [f"not pinned: {each}" for each in self.unpinned]
         lines += [f"warning: {each}" for each in self.warnings]
         if self.problem is None:

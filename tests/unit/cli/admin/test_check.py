@@ -28,7 +28,11 @@ REPORT = CheckReport(
         CheckStep(name="evaluate", seconds=12, result="git-2.39"),
     ],
     revision=REVISION,
-    fetched=[FetchedTree(url="https://h/p", commit="a" * 40, path=Path("/nix/store/x-source"))],
+    fetched=[
+        FetchedTree(url="https://h/p", commit="a" * 40, path=Path("/nix/store/x-source")),
+        FetchedTree(url="path:/p", commit="", path=Path("/nix/store/y-source")),
+    ],
+    pins=["/nix/store/z-source"],
     packages=[("git", "git-2.39")],
     package_count=7,
     unpinned=["/o may change"],
@@ -47,6 +51,8 @@ class ReportTests(SynchronousTestCase):
             "  resolve      0.2 s  main at aaaaaaaaaaaa\n"
             "  evaluate    12.0 s  git-2.39\n"
             f"fetched: {'a' * 40} of https://h/p\n"
+            "fetched: path:/p\n"
+            "fetched by the evaluation: /nix/store/z-source\n"
             "not pinned: /o may change\n"
             "warning: it has submodules\n"
             "all is well",
@@ -63,6 +69,7 @@ class ReportTests(SynchronousTestCase):
         self.assertEqual(data["steps"][0]["seconds"], 0.25)
         self.assertEqual(data["fetched"][0]["path"], "/nix/store/x-source")
         self.assertEqual(data["packages"], [{"attribute": "git", "name": "git-2.39"}])
+        self.assertEqual(data["pins"], ["/nix/store/z-source"])
         self.assertEqual(data["package_count"], 7)
         self.assertEqual(
             (data["unpinned"], data["warnings"]), (["/o may change"], ["it has submodules"])
