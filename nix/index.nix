@@ -10,8 +10,8 @@
 #
 # There is an entry for each package among the names, and for those in nested sets among them
 # that ask for it (`recurseForDerivations`): [ attribute, pname, version, description, served ].
-# What throws when it is looked at is left out, or empty. What aborts ends the evaluation: the
-# daemon asks for the names in slices, and divides one that fails.
+# What throws when it is looked at is left out, or empty. What aborts ends the evaluation: each
+# name is traced before it is looked at, so that the last one is the culprit.
 {
   src ? "", system, config ? "{}", overlays ? "[]", flake ? "", fetches ? "forbidden",
   names ? "null"
@@ -19,7 +19,7 @@
 
 let
   inherit (builtins)
-    attrNames concatMap fromJSON isAttrs isString match parseDrvName substring tryEval;
+    attrNames concatMap deepSeq fromJSON isAttrs isString match parseDrvName substring trace tryEval;
 
   inherit (import ./text.nix) onlyTexts toText;
 
@@ -67,4 +67,9 @@ let
       then walk (level + 1) (path + ".") value (onlyTexts (attrNames value))
       else [ ]);
 in
-if wanted == null then onlyTexts (attrNames packages) else walk 0 "" packages wanted
+if wanted == null then onlyTexts (attrNames packages)
+else concatMap
+  (name:
+    let entries = walk 0 "" packages [ name ];
+    in trace name (deepSeq entries entries))
+  wanted

@@ -7,17 +7,16 @@ one slice, and a request waits for none: between two slices, the pass stands sti
 something is being evaluated or built.  What all packages share is evaluated anew in each slice,
 and is a fifth of the time.
 
-``nix/index.nix`` catches what packages throw.  A slice that fails nevertheless is divided, until
-the names that make it fail are alone; these are left out.
+``nix/index.nix`` catches what packages throw.  If a slice fails nevertheless, the name that was
+looked at last is left out, and the slice is repeated without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from signal import SIGKILL, SIGTERM
 
-from attrs import define, field
+from attrs import define, evolve, field
 from cachetools import LRUCache
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -32,7 +31,6 @@ from nixery.nix.package_index import IndexEntry, PackageIndex, parse_entries, pa
 from nixery.nix.package_indexes import PackageIndexes
 from nixery.nix.resolve_arguments import Lookup
 from nixery.process.errors import OutputTooLarge, ProcessFailed, ProcessTimedOut
-from nixery.process.spawner import Command
 from nixery.runtime.deferreds import when_finished
 from nixery.sources.source import PackageSet, Revision
 
@@ -44,10 +42,8 @@ SLICE = 1000
 MAX_SLICE_BYTES = 64 * 1024
 """The most bytes of the names of a slice: they are one argument of a command."""
 
-MAX_OUTPUT_BYTES = 64 * 1024 * 1024
-
-MAX_DIVISIONS = 500
-"""How often slices of one pass are divided; then those that fail are left out as a whole."""
+MAX_REPETITIONS = 200
+"""How often slices of one pass are repeated; then those that fail are left out as a whole."""
 
 START_DELAY_SECONDS = 5.0
 """Seconds between a request and its pass: the client that caused it has more requests."""
@@ -68,6 +64,8 @@ RETRY_SECONDS = 600.0
 """Seconds after which a package set that could not be listed is tried again, if it is used."""
 
 MAX_REMEMBERED = 64
+
+_TRACE = b"trace: "
 
 _Key = tuple[Revision, str]
 
@@ -220,8 +218,9 @@ class _Pass:
     _lookup: Lookup
     _wait_until_idle: Callable[[], Awaitable[None]]
 
-    _divisions: int = field(default=0, init=False)
+    _repetitions: int = field(default=0, init=False)
     _skipped: int = field(default=0, init=False)
+    _last_traced: str = field(default="", init=False)
 
     seconds: float = field(default=0.0, init=False)
     """Seconds for which its processes ran so far."""
@@ -243,23 +242,27 @@ class _Pass:
 
     async def _describe(self, names: Sequence[str]) -> tuple[IndexEntry, ...]:
         """Return the packages among some names, without those that cannot be evaluated."""
-        try:
-            output = await self._evaluate(names)
-        except (ProcessFailed, ProcessTimedOut, OutputTooLarge) as error:
-            if not self._divisions:
-                # Fails if nothing can be evaluated: dividing would find that of each name.
-                await self._evaluate(())
-            if len(names) == 1 or self._divisions >= MAX_DIVISIONS:
-                self._skipped += len(names)
-                self._log.debug("{names} are not listed: {error}", names=names, error=error)
-                return ()
-            self._divisions += 1
-            middle = len(names) // 2
-            first = await self._describe(names[:middle])
-            return first + await self._describe(names[middle:])
-        return await self._context.workers.run(
-            parse_entries, output, self._context.settings.refused
-        )
+        left = list(names)
+        while left:
+            try:
+                output = await self._evaluate(left)
+            except (ProcessFailed, ProcessTimedOut, OutputTooLarge) as error:
+                # Packages trace what they like.
+                culprits = [name for name in left if name == self._last_traced] or left
+                if not self._repetitions:
+                    # Fails if nothing can be evaluated.
+                    await self._evaluate(())
+                self._repetitions += 1
+                if self._repetitions > MAX_REPETITIONS:
+                    culprits = left
+                self._log.debug("{names} are not listed: {error}", names=culprits, error=error)
+                self._skipped += len(culprits)
+                left = [name for name in left if name not in culprits]
+            else:
+                return await self._context.workers.run(
+                    parse_entries, output, self._context.settings.refused
+                )
+        return ()
 
     async def _evaluate(self, names: Sequence[str] | None) -> bytes:
         """
@@ -268,20 +271,23 @@ class _Pass:
         :raises NixeryError: that failed.
         """
         await self._wait_until_idle()
-        settings = self._context.settings
-        command = Command(
-            argv=resolve_arguments.describe(self._lookup, names),
-            environment=self._context.environment,
-            timeout=settings.eval_timeout,
-            stdout_limit=MAX_OUTPUT_BYTES,
-            # As for the evaluations of images.
-            parent_death_signal=SIGTERM if settings.allow_import_from_derivation else SIGKILL,
+        self._last_traced = ""
+        command = evolve(
+            self._context.evaluation(
+                resolve_arguments.describe(self._lookup, names),
+                self._context.settings.eval_timeout,
+            ),
             low_priority=True,
+            on_stderr_line=self._note_trace,
         )
         started_at = self._context.clock.seconds()
         try:
             return (await self._context.spawner.run(command)).stdout
         finally:
             self.seconds += self._context.clock.seconds() - started_at
+
+    def _note_trace(self, line: bytes) -> None:
+        if line.startswith(_TRACE):
+            self._last_traced = line.removeprefix(_TRACE).decode("utf-8", "replace")
 
     _log = Logger()

@@ -79,14 +79,22 @@ class PackageIndexerTests(SynchronousTestCase):
         return names
 
     def answer(self, *failing: str) -> None:
-        """Have the process end; it fails if it was asked for one of these."""
+        """Have the process end; it fails at the first of these that it was asked for."""
         names = self.asked() or []
-        if {*names} & {*failing}:
+        culprit = next((name for name in names if name in failing), None)
+        for name in names[: None if culprit is None else names.index(culprit) + 1]:
+            self.trace(name)
+        if culprit is not None:
             output = CommandOutput(argv=("nix-instantiate",), status=1, stderr="error: aborted")
             self.running.result.errback(ProcessFailed(output=output))
         else:
             records = [[name, name, "1", f"It is {name}", True] for name in names]
             self.running.exit(json.dumps(records).encode())
+
+    def trace(self, text: str) -> None:
+        listener = self.running.command.on_stderr_line
+        assert listener is not None
+        listener(b"trace: " + text.encode())
 
     def list_names(self, count: int) -> list[str]:
         self.assertIsNone(self.asked())
@@ -167,7 +175,7 @@ class PackageIndexerTests(SynchronousTestCase):
     # -- names that cannot be evaluated --------------------------------------------
 
     def test_names_that_fail_are_left_out(self) -> None:
-        """A slice that fails is divided, and only the names that fail alone are left out."""
+        """A slice that fails is repeated without the name that was looked at last."""
         self.request()
         names = self.list_names(8)
         while not self.idle():
@@ -180,9 +188,9 @@ class PackageIndexerTests(SynchronousTestCase):
         self.assertEqual(3, index.skipped)
         self.assertEqual(tuple(names), index.names)
 
-    def test_slices_are_divided_so_often_only(self) -> None:
-        """When slices were divided too often, those that fail are left out as a whole."""
-        self.patch(module, "MAX_DIVISIONS", 2)
+    def test_slices_are_repeated_so_often_only(self) -> None:
+        """When slices were repeated too often, those that fail are left out as a whole."""
+        self.patch(module, "MAX_REPETITIONS", 2)
         self.request()
         names = self.list_names(8)
         while not self.idle():
@@ -191,10 +199,25 @@ class PackageIndexerTests(SynchronousTestCase):
         assert index is not None
         self.assertEqual((), index.entries)
         self.assertEqual(8, index.skipped)
-        # All names, a slice, nothing, two halves, two quarters, the rest of it, the second slice.
-        self.assertLess(len(self.children.processes), 10)
+        # All names, a slice, nothing, its last three names, its last two, and the second slice.
+        self.assertEqual(6, len(self.children.processes))
 
-    def test_nothing_is_divided_when_nothing_can_be_evaluated(self) -> None:
+    def test_what_packages_trace_ends_no_pass(self) -> None:
+        """Where nobody can tell which name it was, the slice is left out."""
+        self.request()
+        self.list_names(8)
+        for text in ("", "p7", "\ufffd"):
+            self.trace(text)
+        output = CommandOutput(argv=("nix-instantiate",), status=1)
+        self.running.result.errback(ProcessFailed(output=output))
+        while not self.idle():
+            self.answer()
+        index = self.index()
+        assert index is not None
+        self.assertEqual(["p4", "p5", "p6", "p7"], [entry.attribute for entry in index.entries])
+        self.assertEqual(4, index.skipped)
+
+    def test_nothing_is_repeated_when_nothing_can_be_evaluated(self) -> None:
         """If not even no names can be looked at, the pass ends, and is tried again much later."""
         self.request()
         self.list_names(8)
