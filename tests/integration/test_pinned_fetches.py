@@ -287,6 +287,18 @@ class PinnedFetchesTests(TestCase):
         )
         self.assertIn("-tool.drv", await self.evaluate())
 
+    async def test_pinned_archive_behind_a_password(self) -> None:
+        """An archive behind a password is fetched with the netrc file of Nix's options."""
+        url = self.pack("private", {"default.nix": f"{PINNED_SET} # {self.directory}"})
+        self.write("default.nix", f"import {self.fetch(url)}")
+        refusal = await self.refusal()
+        self.assertIn("401", refusal)
+        netrc, options = self.directory / "netrc", self.directory / "options.conf"
+        netrc.write_text("machine 127.0.0.1 login alice password secret\n")
+        options.write_text(f"netrc-file = {netrc}\n")
+        nix = self.make(options_file=options)
+        self.assertIn("-tool.drv", await self.evaluate(nix=nix))
+
     async def test_pinned_commit(self) -> None:
         """A full commit is fetched, by both functions, and by the text that names a tree."""
         repository = self.directory / "repository"
@@ -314,7 +326,7 @@ class PinnedFetchesTests(TestCase):
             ('builtins.fetchTree { type = "indirect"; id = "a"; }', "another type"),
             (f'builtins.getFlake "git+{url}?rev={commit}"', "getFlake is not available"),
         ):
-            self.write("default.nix", f'import ({fetch}) // import (fetchTarball "{self.archive}")')
+            self.write("default.nix", f"builtins.seq {self.fetch(self.archive)} (import ({fetch}))")
             self.assertIn(advice, await self.refusal(nix=self.make()))
 
     async def test_npins(self) -> None:
@@ -493,7 +505,14 @@ class PinnedFetchesTests(TestCase):
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Serves files, and prints nothing."""
+    """Serves files, one of them to Alice alone, and prints nothing."""
+
+    def do_GET(self) -> None:  # the base class's name
+        alice = f"Basic {b64encode(b'alice:secret').decode()}"
+        if "private" in self.path and self.headers["Authorization"] != alice:
+            self.send_error(401)
+        else:
+            super().do_GET()
 
     def log_message(self, *args: Any) -> None:
         pass

@@ -359,6 +359,17 @@ class WatchedTests(ResolverCase):
             self.assertEqual(revision.identity["path"], str(self.directory / name))
             self.assertEqual(revision.version, version)
 
+    def test_commit_with_a_search_path(self) -> None:
+        """A commit has the version of the paths that evaluations may read besides."""
+        search_path = SearchPath(entries={"a": self.directory}, extra_paths=(Path("/nix/store"),))
+        resolver = self.watched(GIT, search_path=search_path)
+        first = self.revision(resolver)
+        self.assertEqual((first.version, first.pinned), ("1", False))
+        self.assertEqual(self.revision(resolver), first)
+        self.assertEqual(self.workers.calls, 2)
+        self.version = "2"
+        self.assertNotEqual(self.revision(resolver), first)
+
     def test_commit_with_an_overlay(self) -> None:
         """A commit has the version of the overlays on it."""
         (self.directory / "a").touch()
