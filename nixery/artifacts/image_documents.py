@@ -18,17 +18,29 @@ from nixery.artifacts.spdx import spdx_document
 from nixery.image.closure import RuntimeGraph
 from nixery.image.packages import Evaluation
 
-__all__ = ["make_documents"]
+__all__ = ["make_bills_of_materials", "make_documents"]
 
 
 def make_documents(
     graph: RuntimeGraph, evaluation: Evaluation, provenance: Provenance
 ) -> tuple[Document, ...]:
     """
-    Return the bills of materials of an image, CycloneDX first, then its provenance.
+    Return the bills of materials of an image, then its provenance.
 
     For thousands of store paths this takes a tenth of a second: call it on a worker thread.
     """
+    return (
+        *make_bills_of_materials(graph, evaluation),
+        Document(
+            media_type=IN_TOTO,
+            predicate_type=PROVENANCE_PREDICATE,
+            data=provenance.encode(),
+        ),
+    )
+
+
+def make_bills_of_materials(graph: RuntimeGraph, evaluation: Evaluation) -> tuple[Document, ...]:
+    """Return the bills of materials of an image: CycloneDX, then SPDX."""
     title = image_title(evaluation)
     components = image_components(graph, evaluation)
     return (
@@ -41,10 +53,5 @@ def make_documents(
             media_type=SPDX,
             predicate_type=SPDX_PREDICATE,
             data=spdx_document(title, components),
-        ),
-        Document(
-            media_type=IN_TOTO,
-            predicate_type=PROVENANCE_PREDICATE,
-            data=provenance.encode(),
         ),
     )

@@ -11,6 +11,8 @@ can be pulled like any other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import frozen
 
 from nixery.artifacts.components import image_components
@@ -152,6 +154,20 @@ class ImageReport:
     def requested(self) -> tuple[int, ...]:
         """The numbers of the requested paths, rising."""
         return tuple(sorted({number for package in self.packages for number in package.paths}))
+
+    @property
+    def license_counts(self) -> Mapping[str, int] | None:
+        """The number of store paths by licence; ``None`` if licences were not written down."""
+        if self.licenses is None:
+            return None
+        return {each.text: len(each.paths) for each in self.licenses}
+
+    @property
+    def unlicensed(self) -> int | None:
+        """The number of paths without a licence; ``None`` as for :attr:`license_counts`."""
+        if self.licenses is None:
+            return None
+        return len(self.paths) - len({path for each in self.licenses for path in each.paths})
 
     @property
     def size(self) -> int:

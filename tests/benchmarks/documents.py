@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -129,7 +130,7 @@ def _pulled(options: Options, key: Path) -> list[Figure]:
         for daemon, each in zip(daemons, seconds, strict=True):
             daemon.start()
             settle(daemon.pid)
-            taken = timed(lambda port=daemon.registry.port: fetch(port, request))
+            taken = timed(partial(fetch, daemon.registry.port, request))
             # The first pull may build what is not built yet.
             if number >= 0:
                 each.append(taken)

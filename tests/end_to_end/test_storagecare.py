@@ -14,8 +14,16 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from threading import Event, Thread
 
+from nixery.builds.documents import DOCUMENTS
+from nixery.storage.filesystem.records import Records
 from tests.end_to_end.case import EndToEndCase, Once, skopeo
-from tests.end_to_end.daemon import RECHECK, Daemon, checkout, private_environment
+from tests.end_to_end.daemon import (
+    RECHECK,
+    Daemon,
+    checkout,
+    private_environment,
+    single_user_nix,
+)
 from tests.end_to_end.images import check_image, read_oci_layout
 from tests.end_to_end.package_sets import demo_set
 
@@ -45,7 +53,13 @@ def admin(*arguments: str) -> subprocess.CompletedProcess[str]:
             str(daemon().storage),
             *rest,
         ],
-        env={**private_environment(daemon().directory / "home"), **checkout()},
+        env={
+            **private_environment(daemon().directory / "home"),
+            **checkout(),
+            **single_user_nix(),
+            "NIXERY_PKGS_PATH": str(demo_set()),
+            "CACHE_DIRECTORY": str(daemon().directory / "cache"),
+        },
         cwd=daemon().directory,
         capture_output=True,
         text=True,
@@ -111,6 +125,26 @@ class CollectionTests(EndToEndCase):
         self.assertIn("1 of 2 images are ready", done.stdout)
         (seen,) = json.loads(admin("inspect", "htop").stdout)
         self.assertIn("htop=", seen["labels"]["nixery.image.packages"])
+
+    def test_bills_of_materials_are_made_of_an_image_that_has_none(self) -> None:
+        """An image of an older version gets the bills of materials that it would have now."""
+        registry = daemon().registry
+        registry.manifest("hello")
+        places = [f"/images/hello:latest/{name}" for name in ("sbom.cdx.json", "sbom.spdx.json")]
+        before = [registry.get(place).body for place in places]
+        (shown,) = json.loads(admin("inspect", "hello").stdout)
+        self.assertEqual(3, len(shown["documents"]))
+        records = Records(str(daemon().storage / "records"), str(daemon().storage / "tmp"))
+        for each in shown["manifests"]:
+            records.delete(DOCUMENTS, each["digest"])
+        self.assertEqual(404, registry.get(places[0]).status)
+        done = admin("sbom", "hello")
+        self.assertEqual((0, "hello:latest: made\n"), (done.returncode, done.stdout), done.stderr)
+        self.assertEqual(before, [registry.get(place).body for place in places])
+        # Nobody knows any more where it came from.
+        self.assertEqual(404, registry.get("/images/hello:latest/provenance.json").status)
+        self.assertEqual("hello:latest: there already\n", admin("sbom", "hello").stdout)
+        self.assertEqual(0, admin("verify").returncode)
 
     def test_without_room_nothing_is_built_and_the_answer_says_why(self) -> None:
         """Without room nothing is built, and the answer says why; what is stored is served."""

@@ -35,7 +35,7 @@ from nixery.sources.source import PackageSet, Revision, is_pinned_path, source_t
 from nixery.wiring.nix import make_nix, make_nix_context
 from nixery.wiring.sources import make_sources
 
-__all__ = ["check_source", "without_packages"]
+__all__ = ["check_source", "refuse_another_user", "without_packages"]
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ def check_source(
     :raises AdminRefused: another user owns the daemon's directories.
     :raises SystemExit: it was interrupted.
     """
-    _refuse_another_user(config)
+    refuse_another_user(config)
     report = CheckReport(source=config.sources.source.describe(), tag=str(tag), system=name.system)
     check = _Check(config=config, name=name, tag=tag, environ=environ, report=report)
 
@@ -76,7 +76,7 @@ def check_source(
     return check.report
 
 
-def _refuse_another_user(config: Config) -> None:
+def refuse_another_user(config: Config) -> None:
     """
     Refuse to run as another user than the daemon's.
 

@@ -75,6 +75,11 @@ def make_parser() -> argparse.ArgumentParser:
         "images", metavar="IMAGE", nargs="*", help="a name, NAME:TAG, or a digest (default: all)"
     )
 
+    sbom_parser = command("sbom", "Make the bills of materials of images that have none.")
+    sbom_parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="a name, NAME:TAG, or a digest"
+    )
+
     warm_parser = command("warm", "Have a running registry make images ahead of their use.")
     warm_parser.add_argument("images", metavar="IMAGE", nargs="*", help="a name, or NAME:TAG")
     warm_parser.add_argument("--from", dest="file", help="a file with an image a line; - is stdin")

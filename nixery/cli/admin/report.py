@@ -7,9 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from nixery.artifacts.attachment import decode_attachments
+from nixery.builds.documents import DOCUMENTS
 from nixery.errors import StorageError
 from nixery.image.manifests import parse_manifest
 from nixery.image.names import Digest
+from nixery.inspection.catalog import REPORTS
+from nixery.inspection.report_file import decode_report
 from nixery.runtime.sizes import format_size
 from nixery.storage.filesystem.scan import Inventory, StoredImage
 
@@ -82,7 +86,36 @@ def describe_image(inventory: Inventory, image: StoredImage) -> dict[str, object
             config = json.loads(inventory.blobs.read(first.digest))
         except (StorageError, ValueError):
             continue
-    return {**data, "manifests": manifests, "layers": layers, **_packages(config)}
+    return {
+        **data,
+        "manifests": manifests,
+        "layers": layers,
+        **_packages(config),
+        **_contents(inventory, image.manifests[0]),
+    }
+
+
+def _contents(inventory: Inventory, digest: Digest) -> dict[str, object]:
+    """Return the documents about an image, and the number of its store paths by licence."""
+    records = inventory.records
+    try:
+        attachments = decode_attachments(records.get(DOCUMENTS, digest) or b"")
+    except ValueError:
+        attachments = ()
+    try:
+        report = decode_report(records.get(REPORTS, digest) or b"")
+    except ValueError:
+        licenses = without = None
+    else:
+        licenses, without = report.license_counts, report.unlicensed
+    return {
+        "documents": [
+            {"type": each.artifact_type, "digest": each.blob.digest, "size": each.blob.size}
+            for each in attachments
+        ],
+        "licenses": licenses,
+        "paths_without_license": without,
+    }
 
 
 def _packages(config: Mapping[str, object]) -> dict[str, object]:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from nixery.artifacts.keys import KeyRing
-from nixery.image.manifests import Image, Manifest
+from nixery.cli.admin.stored import read_image
 from nixery.image.names import Tag, parse_image_name
 from nixery.pulls.signatures import ImageSigner
 from nixery.storage.filesystem.backend import FilesystemStorage
@@ -68,7 +68,7 @@ def sign(
 
     async def sign_all() -> None:
         for stored in images:
-            image = _read(inventory, stored)
+            image = read_image(inventory, stored)
             for repository, tag in inventory.tags(stored):
                 if repository.startswith("?"):
                     continue  # of a version that did not keep names
@@ -89,12 +89,3 @@ def sign(
     for failure in failures:
         failure.raiseException()
     return signed
-
-
-def _read(inventory: Inventory, stored: StoredImage) -> Image:
-    manifests = []
-    for digest in stored.manifests:
-        media_type, _ = inventory.descriptions.get(digest) or ("", 0)
-        body = inventory.blobs.read(digest, is_use=False)
-        manifests.append(Manifest(media_type=media_type, digest=digest, body=body))
-    return Image(manifests=tuple(manifests))

@@ -145,7 +145,7 @@ def image_view(
         # draw_svg() escapes all text.
         picture=Markup(draw_svg(label, drawn, anchor="layer-", styled=False)),  # noqa: S704
         licenses=_licenses(report),
-        unlicensed=_unlicensed(report),
+        unlicensed=report.unlicensed,
         documents=tuple(documents),
         shared_size=sum(layer.size for layer in layers if layer.shared_count),
         question=question,
@@ -242,14 +242,10 @@ def image_data(repository: str, tag: str, view: ImageView) -> dict[str, object]:
 
 
 def _licenses(report: ImageReport) -> tuple[tuple[str, int], ...]:
-    counts = [(escape_invisible(each.text), len(each.paths)) for each in report.licenses or ()]
+    counts = [
+        (escape_invisible(text), count) for text, count in (report.license_counts or {}).items()
+    ]
     return tuple(sorted(counts, key=lambda each: (-each[1], each[0])))
-
-
-def _unlicensed(report: ImageReport) -> int | None:
-    if report.licenses is None:
-        return None
-    return len(report.paths) - len({path for each in report.licenses for path in each.paths})
 
 
 def _layer(
