@@ -49,8 +49,14 @@ let
     in
     nodes.${lock.root};
 
+  # Where Nix has to change the lock file, versions from 2.13 on call the flake without its
+  # commit, as one that is not committed.
+  called = getFlake url;
   outputs =
-    if directory == "" || compareVersions nixVersion "2.26" >= 0 then getFlake url else callFlake;
+    if directory != "" && compareVersions nixVersion "2.26" < 0 then callFlake
+    else if tree ? rev && !(called.sourceInfo ? rev) then
+      throw "the inputs of flake.nix and those of flake.lock differ"
+    else called;
 
   has = name: outputs ? ${name}.${system};
 in
