@@ -41,6 +41,7 @@ _NOT_LOCKED = re.compile(
     r"|requires lock file changes but they're not allowed"
     r"|cannot write modified lock file of flake"
     r"|the inputs of flake\.nix and those of flake\.lock differ"
+    r"|lock ?file contains (?:mutable|unlocked) "
 )
 _INPUT = re.compile(r"while fetching the input '([^'\n]*)' of the flake")  # by fetch_flake.nix
 _NO_FLAKE = re.compile(
@@ -183,8 +184,8 @@ def flake_refusal(text: str, output: CommandOutput) -> FlakeRefused | None:
         inputs = f" (it does not name {match['input']})" if match["input"] else ""
         return FlakeRefused(
             reason=f"its flake.lock is missing, or does not fit its flake.nix{inputs}",
-            advice="run nix flake lock there and commit flake.lock, or let inputs move with"
-            " allow_unlocked_flake",
+            advice="run nix flake lock there, with a version of Nix as the registry's, and commit"
+            " flake.lock; or let inputs move with allow_unlocked_flake",
             output=output,
         )
     if _NO_FLAKE.search(text):

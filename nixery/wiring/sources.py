@@ -5,6 +5,8 @@ do the daemon's work without it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from attrs import frozen
@@ -12,19 +14,21 @@ from twisted.logger import Logger
 
 from nixery.config.declarations.sources import SourceConfig
 from nixery.image.names import Tag
+from nixery.nix.arguments import NixSettings
 from nixery.nix.context import NixContext
 from nixery.nix.fetcher import NixFetcher
 from nixery.runtime.clocks import SystemWallClock, WallClock
 from nixery.runtime.data_files import nix_directory
 from nixery.runtime.http_download import make_fetcher, shown
 from nixery.runtime.startup import Component
+from nixery.sources.access_tokens import parse_access_tokens, with_access_token
 from nixery.sources.channels import ChannelHost
 from nixery.sources.git_repository import GitRepository
 from nixery.sources.interface import RefSource
 from nixery.sources.ref_cache import LOOKUP_TIMEOUT_SECONDS, MIN_STALE_SECONDS, RefCache
 from nixery.sources.ref_file import RefFile
 from nixery.sources.resolver import Resolver, ResolverSettings
-from nixery.sources.source import PackageSet, readable_paths, repository_of
+from nixery.sources.source import FlakeSource, PackageSet, readable_paths, repository_of
 from nixery.sources.tag_policy import LATEST
 from nixery.sources.tree_watch import TreeWatch
 
@@ -90,6 +94,8 @@ def make_sources(
     git = None
     git_source = repository_of(source)
     if git_source is not None:
+        if isinstance(source, FlakeSource):
+            git_source = with_access_token(git_source, _access_tokens(context.settings))
         repository = GitRepository(
             git_source,
             spawner=context.spawner,
@@ -154,6 +160,16 @@ def make_sources(
         watch=tree_watch,
         components=(Component(name="package set", start=start, stop=sources.stop),),
     )
+
+
+def _access_tokens(settings: NixSettings) -> Mapping[str, str]:
+    """Return the access tokens that are configured for Nix; those in its own nix.conf are its."""
+    lines = [f"{name} = {value}" for name, value in settings.options.items()]
+    if settings.options_file is not None:
+        # Nix says what is wrong with the file.
+        with suppress(OSError, ValueError):
+            lines += settings.options_file.read_text("utf-8").splitlines()
+    return parse_access_tokens(lines)
 
 
 async def fetch_package_set(

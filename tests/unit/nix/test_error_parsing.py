@@ -161,6 +161,7 @@ class FlakeTests(SynchronousTestCase):
             ("cannot update unlocked flake input 'a/b' in pure mode", "a/b"),
             ("flake 'path:/x' requires lock file changes but they're not allowed", ""),
             ("the inputs of flake.nix and those of flake.lock differ", ""),
+            ('lockfile contains mutable lock \'{"path":"./sub","type":"path"}\'', ""),
         ):
             refused = flake_refusal(text, OUTPUT)
             assert refused is not None
