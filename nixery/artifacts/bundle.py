@@ -7,6 +7,7 @@ lengths before it.
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 
 from nixery.artifacts.attachment import NewAttachment, attach
@@ -15,7 +16,7 @@ from nixery.artifacts.signing_key import SigningKey
 from nixery.image.canonical_json import canonical_json
 from nixery.image.manifests import Manifest
 
-__all__ = ["BUNDLE", "attach_bundle", "pre_authentication_encoding"]
+__all__ = ["BUNDLE", "attach_bundle", "envelope_of", "pre_authentication_encoding"]
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 """The media type of a bundle, and the artifact type of its manifest."""
@@ -52,6 +53,18 @@ def attach_bundle(
             "dev.sigstore.bundle.predicateType": predicate_type,
         },
     )
+
+
+def envelope_of(bundle: bytes) -> bytes:
+    """
+    Return the signed statement in a bundle, as it is stored by itself.
+
+    :raises ValueError: it is no bundle.
+    """
+    try:
+        return canonical_json(json.loads(bundle)["dsseEnvelope"])
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"it is no bundle: {error}") from error
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:

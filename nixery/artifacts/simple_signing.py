@@ -5,6 +5,9 @@ The tag ``sha256-<hex>.sig`` of a repository is a manifest whose layers are *pay
 an image as clients write it, and its manifest.  An annotation of the layer is the signature of the
 payload.  One that a client accepts is enough.
 
+The layers of the manifest under ``sha256-<hex>.att`` are the signed statements that cosign before
+version 3 reads: the envelopes that newer versions find in bundles.
+
 Format: cosign, "Signature Specification"; containers/image, "atomic container signature".
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
@@ -32,18 +35,23 @@ from nixery.image.manifests import (
 from nixery.image.names import Digest
 
 __all__ = [
+    "ENVELOPE",
     "SIMPLE_SIGNING",
     "Signature",
+    "TaggedManifest",
+    "attestation_manifest",
     "decode_signature",
     "encode_signature",
     "make_payload",
     "sign_payload",
-    "signature_config",
     "signature_manifest",
 ]
 
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 """The media type of a payload."""
+
+ENVELOPE = "application/vnd.dsse.envelope.v1+json"
+"""The media type of a signed statement."""
 
 SIGNATURE_ANNOTATION = "dev.cosignproject.cosign/signature"
 
@@ -87,38 +95,78 @@ def sign_payload(payload: bytes, key: SigningKey) -> Signature:
     )
 
 
-def signature_config(signatures: Sequence[Signature]) -> bytes:
-    """Return the config of the manifest of some signatures: that of an image of their payloads."""
-    return canonical_json(
-        {"rootfs": {"type": "layers", "diff_ids": [each.payload.digest for each in signatures]}}
-    )
+@frozen(kw_only=True)
+class TaggedManifest:
+    """
+    A manifest that cosign finds by a tag, and its config.
+
+    :param layers: the blobs that it names besides.
+    """
+
+    manifest: Manifest
+    config: bytes
+    layers: tuple[Digest, ...]
+
+    @property
+    def digests(self) -> frozenset[Digest]:
+        """The digests of all its blobs, and its own."""
+        return frozenset({self.manifest.digest, digest_of(self.config), *self.layers})
 
 
-def signature_manifest(image: Digest, signatures: Sequence[Signature]) -> Manifest:
+def signature_manifest(image: Digest, signatures: Sequence[Signature]) -> TaggedManifest:
     """
     Return the manifest of the signatures of an image's manifest.
 
     :param image: the digest of the signed manifest.
     """
-    config = signature_config(signatures)
+    return _tagged_manifest(
+        image,
+        [
+            (each.payload, {SIGNATURE_ANNOTATION: b64encode(each.signature).decode("ascii")})
+            for each in signatures
+        ],
+    )
+
+
+def attestation_manifest(image: Digest, envelopes: Sequence[tuple[bytes, str]]) -> TaggedManifest:
+    """
+    Return the manifest of the signed statements about an image's manifest.
+
+    :param image: the digest of that manifest.
+    :param envelopes: each with the type of the statement's predicate.
+    """
+    return _tagged_manifest(
+        image,
+        [
+            (
+                Descriptor(media_type=ENVELOPE, digest=digest_of(envelope), size=len(envelope)),
+                # The signature is in the envelope; cosign wants the annotation all the same.
+                {SIGNATURE_ANNOTATION: "", "predicateType": predicate_type},
+            )
+            for envelope, predicate_type in envelopes
+        ],
+    )
+
+
+def _tagged_manifest(
+    image: Digest, layers: Sequence[tuple[Descriptor, Mapping[str, str]]]
+) -> TaggedManifest:
+    digests = [layer.digest for layer, _ in layers]
+    config = canonical_json({"rootfs": {"type": "layers", "diff_ids": digests}})
     body = canonical_json(
         {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
             "config": {"mediaType": OCI_CONFIG, "digest": digest_of(config), "size": len(config)},
             "layers": [
-                {
-                    **descriptor_json(each.payload),
-                    "annotations": {
-                        SIGNATURE_ANNOTATION: b64encode(each.signature).decode("ascii")
-                    },
-                }
-                for each in signatures
+                {**descriptor_json(layer), "annotations": annotations}
+                for layer, annotations in layers
             ],
             "annotations": {IMAGE_ANNOTATION: image},
         }
     )
-    return Manifest(media_type=OCI_MANIFEST, digest=digest_of(body), body=body)
+    manifest = Manifest(media_type=OCI_MANIFEST, digest=digest_of(body), body=body)
+    return TaggedManifest(manifest=manifest, config=config, layers=tuple(digests))
 
 
 def encode_signature(image: Digest, signature: Signature) -> bytes:

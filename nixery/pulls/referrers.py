@@ -7,18 +7,23 @@ these are signed when their signatures are first asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping, Sequence
 
-from attrs import define
+from attrs import define, field
+from cachetools import LRUCache
 
 from nixery.artifacts.attachment import Attachment, referrers_index
+from nixery.artifacts.bundle import BUNDLE, envelope_of
 from nixery.artifacts.signing_key import VerificationKey
 from nixery.artifacts.simple_signing import (
+    ENVELOPE,
     Signature,
+    TaggedManifest,
+    attestation_manifest,
     decode_signature,
-    signature_config,
     signature_manifest,
 )
+from nixery.artifacts.statement import SIGNATURE_PREDICATE
 from nixery.builds.documents import DOCUMENTS, read_attachments
 from nixery.builds.image_cache import ImageCache
 from nixery.image.manifests import (
@@ -39,6 +44,7 @@ from nixery.pulls.signatures import (
     signature_prefix,
 )
 from nixery.pulls.tag_records import MEMBERS, SERVED, member_record_key, tag_record_prefix
+from nixery.runtime.workers import Workers
 from nixery.storage.errors import BlobUnknown
 from nixery.storage.interface import Storage
 
@@ -52,12 +58,18 @@ class Referrers:
 
     :param storage: holds the images, and what refers to them.
     :param image_cache: the cache of images that were made.
+    :param cpu: the pool in which large documents are read.
     :param signer: signs images; ``None``: no signatures are shown.
     """
 
     storage: Storage
     image_cache: ImageCache
+    cpu: Workers
     signer: ImageSigner | None = None
+    # By the bundles, which have the same envelopes.
+    _attestations: MutableMapping[tuple[Digest, ...], TaggedManifest] = field(
+        factory=lambda: LRUCache(256), init=False
+    )
 
     async def attachments(self, name: ImageName, digest: Digest) -> tuple[Attachment, ...]:
         """
@@ -98,10 +110,43 @@ class Referrers:
             signatures = await self._signatures(name, digest)
         if not signatures:
             return None
-        manifest = signature_manifest(digest, signatures)
-        await self.storage.put(signature_config(signatures), OCI_CONFIG)
-        await self.storage.put(manifest.body, OCI_MANIFEST)
-        return manifest
+        return await self._store(signature_manifest(digest, signatures))
+
+    async def attestations(self, name: ImageName, digest: Digest) -> Manifest | None:
+        """
+        Return the manifest of the signed documents of a manifest, and store all of it; ``None``
+        without any.
+
+        :raises StorageError: the storage failed.
+        """
+        bundles = _document_bundles(await self.attachments(name, digest))
+        if not bundles:
+            return None
+        made = self._attestations.get(_digests_of(bundles))
+        if made is None or await self.storage.missing(made.digests, record_use=False):
+            made = await self._make_attestations(digest, bundles, store=True)
+        return made.manifest
+
+    async def _make_attestations(
+        self, digest: Digest, bundles: Sequence[Attachment], *, store: bool
+    ) -> TaggedManifest:
+        envelopes = []
+        for bundle in bundles:
+            data = await self.storage.read(bundle.blob.digest, record_use=False)
+            envelope = await self.cpu.run(envelope_of, data)
+            if store:
+                await self.storage.put(envelope, ENVELOPE)
+            envelopes.append((envelope, bundle.predicate_type))
+        made = await self.cpu.run(attestation_manifest, digest, envelopes)
+        if store:
+            await self._store(made)
+        self._attestations[_digests_of(bundles)] = made
+        return made
+
+    async def _store(self, tagged: TaggedManifest) -> Manifest:
+        await self.storage.put(tagged.config, OCI_CONFIG)
+        await self.storage.put(tagged.manifest.body, OCI_MANIFEST)
+        return tagged.manifest
 
     async def digests(self, name: ImageName, digest: Digest) -> frozenset[Digest]:
         """
@@ -113,9 +158,12 @@ class Referrers:
         found = {each for attachment in attachments for each in attachment.digests}
         found.add(digest_of(referrers_index(attachments)))
         signatures = await self._signatures(name, digest)
-        found |= {each.payload.digest for each in signatures}
-        found.add(digest_of(signature_config(signatures)))
-        found.add(signature_manifest(digest, signatures).digest)
+        found |= signature_manifest(digest, signatures).digests
+        bundles = _document_bundles(attachments)
+        if bundles:
+            made = self._attestations.get(_digests_of(bundles))
+            made = made or await self._make_attestations(digest, bundles, store=False)
+            found |= made.digests
         return frozenset(found)
 
     async def _bundles(
@@ -184,3 +232,16 @@ class Referrers:
         if self.signer is None or self.signer.keys is None:
             return ()
         return self.signer.keys.verifying
+
+
+def _document_bundles(attachments: Sequence[Attachment]) -> Sequence[Attachment]:
+    """Return the bundles of documents, without those that only say that an image is signed."""
+    return [
+        each
+        for each in attachments
+        if each.artifact_type == BUNDLE and each.predicate_type != SIGNATURE_PREDICATE
+    ]
+
+
+def _digests_of(attachments: Sequence[Attachment]) -> tuple[Digest, ...]:
+    return tuple(each.blob.digest for each in attachments)

@@ -53,5 +53,5 @@ def make_signing(
             signer.keys = await files.run(load_keys, path, previous)
 
         components.append(Component(name="signing key", start=start))
-    referrers = Referrers(storage=stored.storage, image_cache=stored.images, signer=signer)
+    referrers = Referrers(storage=stored.storage, image_cache=stored.images, cpu=cpu, signer=signer)
     return SigningSubsystem(referrers=referrers, signer=signer, components=tuple(components))

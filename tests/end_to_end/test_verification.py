@@ -123,6 +123,9 @@ class VerificationTests(EndToEndCase):
         """cosign verifies the signatures that versions before 3 look for."""
         self.shell(f"""
             {VERIFY} --new-bundle-format=false "$REGISTRY/hello:latest"
+            for kind in cyclonedx spdxjson slsaprovenance1; do
+                {ATTEST} --new-bundle-format=false --type $kind "$REGISTRY/hello:latest"
+            done
         """)
 
     def test_cosign_verifies_what_is_said_of_images(self) -> None:

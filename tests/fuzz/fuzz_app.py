@@ -254,7 +254,7 @@ class World:
         signer = ImageSigner(
             storage=storage, cpu=workers, host="reg.example", keys=KeyRing(signing=key)
         )
-        referrers = Referrers(storage=storage, image_cache=cache, signer=signer)
+        referrers = Referrers(storage=storage, image_cache=cache, cpu=workers, signer=signer)
         images = ImageService(
             sources=sources,
             builder=builder,

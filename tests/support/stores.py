@@ -142,6 +142,7 @@ class StoreCase(SynchronousTestCase):
         referrers = Referrers(
             storage=self.storage,
             image_cache=ImageCache(storage=self.storage, seconds=lambda: 0.0),
+            cpu=InlineWorkers(),
             signer=signer,
         )
         signer.keys = KeyRing(signing=key)

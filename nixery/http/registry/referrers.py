@@ -43,6 +43,9 @@ class Referrers(Protocol):
     async def signatures(self, name: ImageName, digest: Digest) -> Manifest | None:
         """Return the manifest of the signatures, which is stored then; ``None`` without any."""
 
+    async def attestations(self, name: ImageName, digest: Digest) -> Manifest | None:
+        """Return the manifest of the signed documents, which is stored; ``None`` without any."""
+
 
 class NoReferrers:
     """Implements :class:`Referrers` for a registry in which nothing refers to anything."""
@@ -54,6 +57,9 @@ class NoReferrers:
         return None
 
     async def signatures(self, _name: ImageName, _digest: Digest) -> Manifest | None:
+        return None
+
+    async def attestations(self, _name: ImageName, _digest: Digest) -> Manifest | None:
         return None
 
 
@@ -118,5 +124,7 @@ async def find_by_tag(referrers: Referrers, name: ImageName, tag: Tag) -> Manife
             return await referrers.index(name, digest)
         case "sig":
             return await referrers.signatures(name, digest)
+        case "att":
+            return await referrers.attestations(name, digest)
         case _:
             return None

@@ -34,7 +34,6 @@ from nixery.artifacts.simple_signing import (
     encode_signature,
     make_payload,
     sign_payload,
-    signature_config,
     signature_manifest,
 )
 from nixery.artifacts.statement import SIGNATURE_PREDICATE, make_statement
@@ -205,9 +204,9 @@ class SimpleSigningTests(SynchronousTestCase):
         for key in keys():
             payloads = [make_payload(f"host/shell:{tag}", IMAGE.digest) for tag in "ab"]
             signatures = [sign_payload(payload, key) for payload in payloads]
-            manifest = signature_manifest(IMAGE.digest, signatures)
+            tagged = signature_manifest(IMAGE.digest, signatures)
+            manifest, config = tagged.manifest, tagged.config
             value = json.loads(manifest.body)
-            config = signature_config(signatures)
             self.assertEqual(value["config"]["digest"], digest_of(config))
             self.assertEqual(
                 json.loads(config)["rootfs"],
@@ -228,7 +227,7 @@ class SimpleSigningTests(SynchronousTestCase):
         key, other = keys()
         payload = make_payload("host/shell:a", IMAGE.digest)
         signature = sign_payload(payload, key)
-        [layer] = json.loads(signature_manifest(IMAGE.digest, [signature]).body)["layers"]
+        [layer] = json.loads(signature_manifest(IMAGE.digest, [signature]).manifest.body)["layers"]
         for pem_, manifest in (
             (key.verification.pem, digest_of(b"another")),
             (other.verification.pem, IMAGE.digest),

@@ -84,7 +84,9 @@ class SignedCase(BuilderCase):
             keys=KeyRing(signing=self.key, previous=self.previous),
         )
         signer = self.signer if self.is_signing else None
-        self.referrers = Referrers(storage=self.storage, image_cache=images, signer=signer)
+        self.referrers = Referrers(
+            storage=self.storage, image_cache=images, cpu=InlineWorkers(), signer=signer
+        )
         service.signer = signer
         registry = Registry(
             service, self.storage, InlineWorkers(), self.clock, referrers=self.referrers
@@ -421,6 +423,24 @@ class ReferrersTests(SignedCase):
         for listed in self.listed(self.manifest):
             self.assertEqual(self.read(f"/v2/hello/referrers/{listed['digest']}")["manifests"], [])
 
+    def test_attestations_have_the_envelopes_of_the_bundles(self) -> None:
+        """The tag that older versions of cosign look for has the statements of the bundles."""
+        tag = self.manifest.digest.replace(":", "-") + ".att"
+        for _ in range(2):
+            layers = self.read(f"/v2/hello/manifests/{tag}")["layers"]
+            self.assertEqual(
+                [each["annotations"]["predicateType"] for each in layers],
+                [CYCLONEDX_PREDICATE, SPDX_PREDICATE, PROVENANCE_PREDICATE],
+            )
+            for layer, listed in zip(layers, self.listed(self.manifest)[4:], strict=True):
+                self.assertEqual(layer["mediaType"], "application/vnd.dsse.envelope.v1+json")
+                self.assertEqual(layer["annotations"]["dev.cosignproject.cosign/signature"], "")
+                envelope = self.get(f"/v2/hello/blobs/{layer['digest']}").body
+                bundle = json.loads(self.bundle(listed))
+                self.assertEqual(json.loads(envelope), bundle["dsseEnvelope"])
+            # What is lost is made again.
+            self.storage.lose(layers[0]["digest"])
+
     def test_bad_digest_is_refused(self) -> None:
         """A digest that is none is a 400, and an unknown one has no referrers."""
         self.assertEqual(self.get("/v2/hello/referrers/sha256:0").status, 400)
@@ -450,10 +470,12 @@ class ReferrersTests(SignedCase):
     def test_all_of_it_belongs_to_the_name(self) -> None:
         """What refers to an image belongs to its name, and to no other, for limited clients."""
         tag = self.manifest.digest.replace(":", "-")
-        paths = [f"/v2/hello/manifests/{tag}", f"/v2/hello/manifests/{tag}.sig"]
+        suffixes = ("", ".sig", ".att")
+        paths = [f"/v2/hello/manifests/{tag}{suffix}" for suffix in suffixes]
         digests = {Digest(digest_of(self.get(path).body)) for path in paths}
-        value = self.read(paths[1])
-        digests |= {Digest(each["digest"]) for each in (value["config"], *value["layers"])}
+        for path in paths[1:]:
+            value = self.read(path)
+            digests |= {Digest(each["digest"]) for each in (value["config"], *value["layers"])}
         for listed in self.listed(self.manifest):
             manifest = self.read(f"/v2/hello/manifests/{listed['digest']}")
             digests |= {listed["digest"], manifest["layers"][0]["digest"]}
