@@ -27,6 +27,7 @@ __all__ = [
     "memory_exceeded",
     "nix_at_fault",
     "too_old",
+    "unanswered_url",
     "unusable",
 ]
 
@@ -84,6 +85,8 @@ _PATH_FORBIDDEN = re.compile(
 _NOT_IN_SEARCH_PATH = re.compile(
     r"file '(?P<name>[^\n']*)' was not found in the Nix search path \(add it [^\n]*\)"
 )
+_NO_ANSWER = re.compile(r"unable to download '(?P<url>[^\n']*)': (?!HTTP error 4)")
+_USER_INFO = re.compile(r"(?<=://)[^/@\s']+@")
 _OUR_ABORT = re.compile(
     r"evaluation aborted with the following error message: '(?:nixery: )(?P<text>.*)'\Z", re.DOTALL
 )
@@ -133,12 +136,20 @@ def fetch_forbidden(text: str) -> bool:
     return _FETCH_FORBIDDEN.match(text) is not None
 
 
+def unanswered_url(text: str) -> str | None:
+    """Return the URL if ``text``, one whole error of Nix's, says that its host gave no answer."""
+    match = _NO_ANSWER.match(text)
+    return None if match is None else match["url"]
+
+
 def advised(text: str) -> str:
     """
     Return an error of Nix's with what to do about it, where a setting of ours is for that.
 
-    A package may throw the same text, and is then advised as well.
+    A package may throw the same text, and is then advised as well.  Passwords in URLs, which
+    package sets may fetch, are left out.
     """
+    text = _USER_INFO.sub("", text)
     if match := _OUR_ABORT.match(text):
         return match["text"]
     if text.startswith("access to URI '") and _FETCH_FORBIDDEN.fullmatch(text):

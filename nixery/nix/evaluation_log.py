@@ -18,8 +18,14 @@ from typing import Any
 from attrs import define, field
 
 from nixery.nix.arguments import NixSettings
-from nixery.nix.error_parsing import MAX_TEXT_CHARACTERS, advised, error_text, memory_exceeded
-from nixery.nix.internal_json import LOG_LINE, QUOTED_LOG
+from nixery.nix.error_parsing import (
+    MAX_TEXT_CHARACTERS,
+    advised,
+    error_text,
+    memory_exceeded,
+    unanswered_url,
+)
+from nixery.nix.internal_json import FILE_TRANSFER, LOG_LINE, QUOTED_LOG
 from nixery.runtime.terminal import plain_text
 
 __all__ = ["EvaluationLog", "fetched_path"]
@@ -64,6 +70,7 @@ class EvaluationLog:
     on_fetched: Callable[[str], object] = lambda _: None
     _lines: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_MESSAGES))
     _log: deque[str] = field(init=False, factory=lambda: deque(maxlen=MAX_LOG_LINES))
+    _downloads: set[str] = field(init=False, factory=set)
     _error: str | None = field(init=False, default=None)
     _location: str = field(init=False, default="")
     _out_of_memory: bool = field(init=False, default=False)
@@ -77,6 +84,8 @@ class EvaluationLog:
             event = json.loads(line[len(_PREFIX) :])
             if event["action"] == "msg" and event["level"] <= 1:
                 self._message(event)
+            elif event["action"] == "start" and event["type"] == FILE_TRANSFER:
+                self._downloads.add(plain_text(event["fields"][0]))
             elif event["action"] == "result" and event["type"] == LOG_LINE:
                 self._log.append(plain_text(event["fields"][0]))
         except (LookupError, ValueError, TypeError, AttributeError, RecursionError):
@@ -86,6 +95,11 @@ class EvaluationLog:
     def error(self) -> str | None:
         """Nix's last error, alone; ``None`` where Nix did not tell it apart from its trace."""
         return self._error
+
+    @property
+    def is_unanswered(self) -> bool:
+        """True if a host that Nix has asked gave no answer, which ended the evaluation."""
+        return self._error is not None and unanswered_url(self._error) in self._downloads
 
     def text(self) -> str:
         """Return all messages as text."""

@@ -57,6 +57,7 @@ from nixery.nix.resolve_output import (
 from nixery.nix.suggestions import NameIndexes
 from nixery.process.errors import CommandMissing, OutputTooLarge, ProcessFailed, ProcessTimedOut
 from nixery.process.spawner import Command
+from nixery.sources.errors import SourceUnavailable
 from nixery.sources.source import PackageSet, Revision
 
 __all__ = ["Evaluator"]
@@ -188,10 +189,9 @@ class Evaluator:
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> Sequence[LookupResult]:
         """Evaluate packages in the turn of this evaluation."""
-        lookup = self.lookup(package_set, system)
         await self._slots.acquire()
         try:
-            return await self._run_lookup(lookup, requests)
+            return await self._run_lookup(self.lookup(package_set, system), requests)
         except _FetchForbidden:
             self._policy.allow_pinned(package_set.revision)
             return await self._run_lookup(self.lookup(package_set, system), requests)
@@ -344,6 +344,7 @@ class Evaluator:
 
         :raises _EvaluationError: it failed.
         :raises _FetchForbidden: it has to be repeated with a guard of its fetches.
+        :raises SourceUnavailable: a host from which it fetches gave no answer.
         """
         log = EvaluationLog(source=lookup.package_set.path, on_fetched=self._roots.keep)
         timeout = max(0.0, deadline - self._context.clock.seconds())
@@ -362,6 +363,10 @@ class Evaluator:
                 reason = log.reason(self._context.settings)
             if lookup.fetches is Fetches.FORBIDDEN and fetch_forbidden(reason):
                 raise _FetchForbidden(message=reason) from failure
+            if log.is_unanswered:
+                raise SourceUnavailable(
+                    source="a host", what="what the package set pins", reason=reason, output=output
+                ) from failure
             raise _EvaluationError(output=output, reason=reason) from failure
         finally:
             await self._roots.settled()

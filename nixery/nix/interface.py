@@ -73,6 +73,7 @@ class Nix(Protocol):
         :raises PackagesRefused: some of them do not exist or may not be used.
         :raises EvaluationFailed: the package set itself does not evaluate.
         :raises EvaluationTimedOut: it took too long.
+        :raises SourceUnavailable: a host from which it fetches gave no answer.
         :raises NixUnusable: Nix itself failed, or refuses the package set as too old.
         """
 

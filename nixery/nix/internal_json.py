@@ -29,7 +29,7 @@ from nixery.nix.progress import Phase, Progress
 from nixery.runtime.terminal import plain_text
 from nixery.sources.git_urls import public_url
 
-__all__ = ["LOG_LINE", "QUOTED_LOG", "BuildLog"]
+__all__ = ["FILE_TRANSFER", "LOG_LINE", "QUOTED_LOG", "BuildLog"]
 
 FILE_TRANSFER = 101
 COPY_PATHS = 103

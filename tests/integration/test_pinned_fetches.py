@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import tarfile
 from base64 import b64encode
@@ -275,6 +276,19 @@ class PinnedFetchesTests(TestCase):
         refusal = await self.refusal()
         self.assertIn("hash mismatch", refusal)
         self.assertIn(self.archive, refusal)
+
+    async def test_host_that_does_not_answer(self) -> None:
+        """A host that does not answer may do so later, and a file that is not there may not."""
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{closed.getsockname()[1]}/set.tar.gz"
+            fetch = self.fetch(self.archive).replace(self.archive, url).replace(self.hash, "0" * 52)
+            self.write("default.nix", f"import {fetch}")
+            with self.assertRaises(SourceUnavailable) as caught:
+                await self.evaluate()
+        self.assertIn(url, caught.exception.message)
+        self.write("default.nix", f"import {fetch}".replace(url, f"{self.url}/none.tar.gz"))
+        self.assertIn("404", await self.refusal())
 
     async def test_pinned_file(self) -> None:
         """A file with a hash is fetched."""

@@ -86,6 +86,28 @@ class EvaluationLogTests(SynchronousTestCase):
         self.assertEqual(fetched, [path])
         self.assertNotIn(f"{path}\n", f"{log.text()}\n".partition("\n")[0])
 
+    def test_hosts_without_an_answer(self) -> None:
+        """A host gave no answer only if Nix has asked it, and has not been refused."""
+        url = "https://h/a.tar.gz"
+        for text, asked, unanswered in (
+            (f"unable to download '{url}': Could not resolve host (6)", url, True),
+            (f"unable to download '{url}': HTTP error 503", url, True),
+            (f"unable to download '{url}': HTTP error 404", url, False),
+            (f"unable to download '{url}': Could not resolve host (6)", "https://h/b", False),
+            (f"x unable to download '{url}': HTTP error 503", url, False),
+        ):
+            self.log = EvaluationLog(source=SET)
+            self.tell(action="start", type=101, fields=[asked])
+            self.assertFalse(self.log.is_unanswered)
+            self.tell(msg=f"error: {text}", raw_msg=text)
+            self.assertEqual(self.log.is_unanswered, unanswered, text)
+
+    def test_passwords_are_left_out(self) -> None:
+        """No password of a URL is told."""
+        text = "unable to download 'https://alice:secret@h/a': HTTP error 404"
+        self.tell(msg=f"error: {text}", raw_msg=text)
+        self.assertEqual(self.reason(), text.replace("alice:secret@", ""))
+
     def test_traces_decide_nothing(self) -> None:
         """A traced text decides nothing."""
         self.tell(msg="trace: error: out of memory")
