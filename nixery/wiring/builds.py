@@ -106,6 +106,7 @@ def make_builds(
         ),
         check_free_space=stored.check_free_space,
         documents=DocumentMaker(
+            sources=sources,
             nix=nix,
             cpu=cpu,
             builder=config.builds.builder_id or config.http.public_url or UNNAMED_BUILDER,

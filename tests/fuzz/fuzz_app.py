@@ -237,7 +237,7 @@ class World:
             compression=Compression(),
             clock=clock,
             store_directory=str(self.directory / "store"),
-            documents=DocumentMaker(nix=self.nix, cpu=workers, builder="urn:fuzz"),
+            documents=DocumentMaker(sources=sources, nix=self.nix, cpu=workers, builder="urn:fuzz"),
             on_built=library.record_build,
         )
         builder = Builder(

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.artifacts.document import CYCLONEDX, IN_TOTO, SPDX
-from nixery.artifacts.provenance import Material
-from nixery.builds.document_maker import DocumentMaker, source_materials
+from nixery.builds.document_maker import DocumentMaker
 from nixery.builds.documents import DOCUMENTS, read_attachments
 from nixery.image.manifests import Image, Manifest
-from nixery.sources.flake_urls import parse_flake_url
-from nixery.sources.flakes import flake_revision
-from nixery.sources.source import (
-    ChannelSource,
-    GitSource,
-    ResolvedRef,
-    path_revision,
-    revision_of,
-)
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.support.builds import BuilderCase, CountingStorage
 
@@ -35,7 +23,7 @@ class DocumentTests(BuilderCase):
     def setUp(self) -> None:
         super().setUp()
         self.documents = self.builder.pipeline.documents = DocumentMaker(
-            nix=self.nix, cpu=InlineWorkers(), builder="https://us.example"
+            sources=self.sources, nix=self.nix, cpu=InlineWorkers(), builder="https://us.example"
         )
 
     def attached(self, manifest: Manifest) -> list[tuple[str, bytes]]:
@@ -92,56 +80,7 @@ class DocumentTests(BuilderCase):
             self.now(self.storage.delete_record("image", key))
         self.restart()
         self.builder.pipeline.documents = DocumentMaker(
-            nix=self.nix, cpu=InlineWorkers(), builder="https://other.example"
+            sources=self.sources, nix=self.nix, cpu=InlineWorkers(), builder="https://other.example"
         )
         self.assertEqual(self.build("hello"), image)
         self.assertEqual(self.attached(image.manifests[0]), before)
-
-
-class MaterialTests(SynchronousTestCase):
-    """Tests of the sources of an image in its provenance."""
-
-    def test_commits_are_named_by_their_hashes(self) -> None:
-        """Channels, repositories and overlays on nixpkgs have URIs and commits, no secrets."""
-        url = "https://user:secret@git.example/set"
-        archive = Material(
-            uri=f"https://github.com/NixOS/nixpkgs/archive/{COMMIT}.tar.gz",
-            digest={"gitCommit": COMMIT},
-        )
-        repository = Material(uri="git+https://git.example/set", digest={"gitCommit": "f" * 40})
-        nixpkgs, ours = ResolvedRef(commit=COMMIT), ResolvedRef(commit="f" * 40)
-        channel = ChannelSource(channel="nixos-unstable")
-        for revision, expected in (
-            (revision_of(channel, "nixos-unstable", nixpkgs), (archive,)),
-            (revision_of(GitSource(url=url), "main", ours), (repository,)),
-            (
-                revision_of(GitSource(url=url, base=channel), "main", ours, base=nixpkgs),
-                (archive, repository),
-            ),
-        ):
-            self.assertEqual(source_materials(revision), expected)
-
-    def test_flakes_are_named_by_their_urls(self) -> None:
-        """A flake has its URL, and its commit if it has one."""
-        commit = ResolvedRef(commit=COMMIT)
-        for url, found, expected in (
-            (
-                "git+https://user:secret@git.example/set?dir=d",
-                commit,
-                Material(uri="git+https://git.example/set", digest={"gitCommit": COMMIT}),
-            ),
-            ("github:o/n", commit, Material(uri="github:o/n", digest={"gitCommit": COMMIT})),
-            ("https://h/x.tar.gz", None, Material(uri="https://h/x.tar.gz")),
-        ):
-            revision = flake_revision(parse_flake_url(url), "main", found)
-            self.assertEqual(source_materials(revision), (expected,))
-        path = flake_revision(parse_flake_url("path:/f"), "latest", None, path=Path("/my f"))
-        self.assertEqual(source_materials(path), (Material(uri="file:///my%20f"),))
-
-    def test_paths_have_uris(self) -> None:
-        """A path is a file URI, or that of a store path, which is immutable."""
-        revision = path_revision(Path("/srv/my set"), [Path("/nix/store/x-overlay")])
-        self.assertEqual(
-            source_materials(revision),
-            (Material(uri="file:///srv/my%20set"), Material(uri="nix:/nix/store/x-overlay")),
-        )
