@@ -10,10 +10,13 @@ a key, is shared by all clients that ask for the same image, and is never owned 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from attrs import define, evolve, field
+from cachetools import LRUCache
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -86,6 +89,9 @@ class Builder(Service):
     )
     _failures: FailureCache = field(init=False)
     _evaluation_jobs: SingleFlight[str, Evaluation] = field(factory=SingleFlight, init=False)
+    # By the keys of requests whose packages may change unseen, the last evaluation that has begun.
+    _evaluations_begun: MutableMapping[str, int] = field(init=False)
+    _numbers: Iterator[int] = field(factory=lambda: itertools.count(1), init=False)
     _build_jobs: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
     # By image key, the keys of the requests that its build was begun for, or that have joined.
     _build_requests: dict[str, list[str]] = field(factory=dict, init=False)
@@ -102,6 +108,7 @@ class Builder(Service):
 
     def __attrs_post_init__(self) -> None:
         limits, clock = self.pipeline.limits, self.pipeline.clock
+        self._evaluations_begun = LRUCache(4096)
         self._failures = FailureCache(seconds=clock.seconds, ttl=self.failure_cache_ttl)
         self.demand = Demand(seconds=clock.seconds)
         self._evaluation_queue = FairQueue(
@@ -153,6 +160,9 @@ class Builder(Service):
         """
         Evaluate the packages of an image, once for all concurrent requests.
 
+        If they may change unseen, that is once for all requests that come before it begins: it may
+        have read something that has changed when a later one comes.
+
         :param progress: receives the progress.
         :raises QueueFull: too many wait for their evaluation already.
         :raises PackagesDenied: packages are not served.
@@ -171,9 +181,16 @@ class Builder(Service):
             with self._record_failures(request.name, "evaluated", request.key, self._log.info):
                 # Fetched before the turn in the queue is taken, since it may take minutes.
                 package_set = await self.pipeline.fetch(request.revision, progress)
+
+                def evaluate() -> Coroutine[Deferred[Any], Any, Evaluation]:
+                    if not request.revision.is_fixed:
+                        self._evaluation_jobs.close(request.key)
+                        self._evaluations_begun[request.key] = next(self._numbers)
+                    return self.pipeline.evaluate(package_set, request, progress)
+
                 evaluation = await self._evaluation_queue.run(
                     self.demand.note(request.key),
-                    lambda: self.pipeline.evaluate(package_set, request, progress),
+                    evaluate,
                     progress.set_queued,
                     name=request.name,
                     clients=lambda: self.demand.clients([request.key]),
@@ -183,6 +200,13 @@ class Builder(Service):
 
         progress.phase(Phase.EVALUATING)
         return await self._evaluation_jobs.run(request.key, work)
+
+    def last_evaluation(self, request: ImageRequest) -> int:
+        """
+        Return the number of the last evaluation of a request that has begun; 0 if there is none, or
+        if all have the same result.
+        """
+        return self._evaluations_begun.get(request.key, 0)
 
     async def build(self, request: ImageRequest, evaluation: Evaluation, progress: Build) -> Image:
         """

@@ -109,8 +109,9 @@ class ImageService:
     _head_evaluations: MutableMapping[str, Evaluation] = field(init=False)
     _recorded_keys: MutableMapping[str, str] = field(init=False)
     _stale_since: MutableMapping[str, float] = field(init=False)
-    # By request and tag: two tags of one revision are two builds in the tracker.
-    _jobs: SingleFlight[tuple[str, Tag], Image] = field(factory=SingleFlight, init=False)
+    # By request and tag, for two tags of one revision are two builds in the tracker; and by the
+    # last evaluation that has begun, for a request that comes later may be due to a change.
+    _jobs: SingleFlight[tuple[str, Tag, int], Image] = field(factory=SingleFlight, init=False)
     evaluation_lookups: LookupCounts = field(factory=LookupCounts, init=False)
     _log = Logger()
 
@@ -282,9 +283,6 @@ class ImageService:
 
         async def make(build: Build) -> Image:
             evaluation = await self.builder.evaluate(request, build)
-            # A later request may be due to a change of the source, so it gets an evaluation
-            # of its own; if nothing has changed, it still shares the build.
-            self._jobs.close((request.key, tag))
             if self.evaluation_ttl > 0:
                 self._evaluations[request.key] = evaluation
             image = await self.builder.build(request, evaluation, build)
@@ -310,7 +308,8 @@ class ImageService:
             try:
                 with self.builder.demand.asking(request.key):
                     return await self._jobs.run(
-                        (request.key, tag), lambda: self._tracked(request, tag, make)
+                        (request.key, tag, self.builder.last_evaluation(request)),
+                        lambda: self._tracked(request, tag, make),
                     )
             except BuildsExceeded as error:
                 # The quota of the client that began the job is used up; this client's may

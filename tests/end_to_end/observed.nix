@@ -1,4 +1,5 @@
-# One package that is built once, and whose version tells all that is in the directory `files`.
+# A package that is built once under two names: the version of one tells all that is in the
+# directory `files`, that of the other the number in a file.
 { system ? builtins.currentSystem, ... }:
 
 let
@@ -12,12 +13,15 @@ let
       else if type == "symlink" then "link"
       else hashFile "sha256" path)
     (readDir directory);
-in
-{
-  observed = derivation {
+
+  package = derivation {
     name = "observed";
     inherit system;
     builder = "/bin/sh";
     args = [ "-c" "echo observed > $out" ];
-  } // { version = hashString "sha256" (toJSON (describe ./files)); };
+  };
+in
+{
+  observed = package // { version = hashString "sha256" (toJSON (describe ./files)); };
+  counted = package // { version = builtins.readFile ./count/number; };
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EDITS", "Editor"]
+__all__ = ["EDITS", "Editor", "exchange"]
 
 EDITS = int(os.environ.get("NIXERY_TEST_EDITS", "500"))
 """The number of random edits that a test makes that observes them; fewer where Nix runs."""

@@ -9,6 +9,7 @@ from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 
 from nixery.builds.errors import CachedFailure
+from nixery.builds.settings import BuildLimits
 from nixery.errors import ShuttingDown
 from nixery.image.errors import PackagesRefused
 from nixery.image.names import Tag, parse_image_name
@@ -245,6 +246,43 @@ class UnpinnedTests(BuilderCase):
         self.assertEqual(self.build("hello"), first)
         self.clock.advance(1)
         self.assertNotEqual(self.build("hello"), first)
+
+    def test_a_change_during_an_evaluation(self) -> None:
+        """A pull after a change does not join the evaluation that began before it."""
+        evaluate = FakeNix.evaluate
+        gates: list[Deferred[None]] = []
+
+        async def slow(nix: FakeNix, *arguments: Any) -> Evaluation:
+            result = await evaluate(nix, *arguments)
+            gates.append(Deferred())
+            await gates[-1]
+            return result
+
+        first = self.build("hello")
+        self.patch(FakeNix, "evaluate", slow)
+        self.request("hello")
+        self.change()
+        after = self.request("hello")
+        gates[-1].callback(None)
+        self.assertNotEqual(self.successResultOf(after), first)
+
+    def test_pulls_before_an_evaluation_begins(self) -> None:
+        """Those who wait for their turn share one evaluation."""
+        self.limits = BuildLimits(max_evaluations=1)
+        self.restart()
+        evaluate = FakeNix.evaluate
+        gate: Deferred[None] = Deferred()
+
+        async def slow(nix: FakeNix, *arguments: Any) -> Evaluation:
+            await gate
+            return await evaluate(nix, *arguments)
+
+        self.patch(FakeNix, "evaluate", slow)
+        asked = [self.request("git"), *(self.request("hello") for _ in range(5))]
+        gate.callback(None)
+        for each in asked:
+            self.successResultOf(each)
+        self.assertEqual(len(self.nix.evaluations), 2)
 
     def test_a_change_during_a_build(self) -> None:
         """A pull after a change does not join the build of the state before it."""
