@@ -27,6 +27,7 @@ from nixery.errors import NixeryError
 from nixery.nix import resolve_arguments
 from nixery.nix.arguments import chunks
 from nixery.nix.context import NixContext
+from nixery.nix.evaluation_log import fetched_path
 from nixery.nix.package_index import IndexEntry, PackageIndex, parse_entries, parse_names
 from nixery.nix.package_indexes import PackageIndexes
 from nixery.nix.resolve_arguments import Lookup
@@ -65,7 +66,7 @@ RETRY_SECONDS = 600.0
 
 MAX_REMEMBERED = 64
 
-_TRACE = b"trace: "
+_TRACE = "trace: "
 
 _Key = tuple[Revision, str]
 
@@ -287,7 +288,8 @@ class _Pass:
             self.seconds += self._context.clock.seconds() - started_at
 
     def _note_trace(self, line: bytes) -> None:
-        if line.startswith(_TRACE):
-            self._last_traced = line.removeprefix(_TRACE).decode("utf-8", "replace")
+        text = line.decode("utf-8", "replace")
+        if text.startswith(_TRACE) and fetched_path(text) is None:
+            self._last_traced = text.removeprefix(_TRACE)
 
     _log = Logger()

@@ -84,6 +84,8 @@ class PackageIndexerTests(SynchronousTestCase):
         culprit = next((name for name in names if name in failing), None)
         for name in names[: None if culprit is None else names.index(culprit) + 1]:
             self.trace(name)
+            # It may fetch what it pins.
+            self.trace(f"nixery-fetched /nix/store/{'0' * 32}-source")
         if culprit is not None:
             output = CommandOutput(argv=("nix-instantiate",), status=1, stderr="error: aborted")
             self.running.result.errback(ProcessFailed(output=output))
