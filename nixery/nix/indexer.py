@@ -3,8 +3,8 @@ List the packages of package sets, while nobody waits for anything else.
 
 One pass lists all packages of a revision, with processes of their own that have a low priority.
 Each looks at a slice of the names at the top of the set, so that memory is bounded by that of
-one slice, and a request waits for none: between two slices, the pass stands still as long as
-something is being evaluated or built.  What all packages share is evaluated anew in each slice,
+one slice, and a request waits for none: between two slices, the pass stands still while something
+is being evaluated or built, for a while.  What all packages share is evaluated anew in each slice,
 and is a fifth of the time.
 
 ``nix/index.nix`` catches what packages throw.  If a slice fails nevertheless, the name that was
@@ -48,6 +48,9 @@ MAX_REPETITIONS = 200
 
 START_DELAY_SECONDS = 5.0
 """Seconds between a request and its pass: the client that caused it has more requests."""
+
+MAX_STANDSTILL_SECONDS = 30.0
+"""Seconds that a slice waits at most: a busy registry has to list its packages, too."""
 
 BUSY_PAUSE_SECONDS = 0.5
 """Seconds until it is asked again whether something else is being done."""
@@ -179,7 +182,7 @@ class PackageIndexer:
             index = await one_pass.run()
             await self._indexes.add(revision, system, index)
         except NixeryError as error:
-            self._log.warn(
+            self._log.info(
                 "The packages of {revision} cannot be listed: {error}",
                 revision=revision.label,
                 error=error,
@@ -196,7 +199,8 @@ class PackageIndexer:
         return REST_FACTOR * one_pass.seconds
 
     async def _wait_until_idle(self) -> None:
-        while self._uses or self._building():
+        deadline = self._context.clock.seconds() + MAX_STANDSTILL_SECONDS
+        while (self._uses or self._building()) and self._context.clock.seconds() < deadline:
             await self._pause(BUSY_PAUSE_SECONDS)
 
     async def _pause(self, seconds: float) -> None:

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.nix import indexer as module
 from nixery.nix.indexer import (
     BUSY_PAUSE_SECONDS,
+    MAX_STANDSTILL_SECONDS,
     REST_FACTOR,
     RETRY_SECONDS,
     START_DELAY_SECONDS,
@@ -153,6 +154,18 @@ class PackageIndexerTests(SynchronousTestCase):
         self.building = False
         self.clock.advance(BUSY_PAUSE_SECONDS)
         self.assertEqual(["p4", "p5", "p6", "p7"], self.asked())
+        self.answer()
+        self.assertIsNotNone(self.index())
+
+    def test_packages_of_a_busy_registry_are_listed(self) -> None:
+        """If something is always being built, each slice waits for a while only."""
+        self.building = True
+        self.request()
+        self.assertTrue(self.idle())
+        self.clock.pump([BUSY_PAUSE_SECONDS] * int(MAX_STANDSTILL_SECONDS / BUSY_PAUSE_SECONDS))
+        self.list_names(1)
+        self.assertTrue(self.idle())
+        self.clock.pump([BUSY_PAUSE_SECONDS] * int(MAX_STANDSTILL_SECONDS / BUSY_PAUSE_SECONDS))
         self.answer()
         self.assertIsNotNone(self.index())
 
