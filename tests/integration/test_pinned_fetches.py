@@ -266,8 +266,9 @@ class PinnedFetchesTests(TestCase):
         self.assertTrue(root.is_symlink())
         self.assertEqual(derivation, await self.evaluate())
         self.assertEqual(derivation, await self.evaluate(nix=self.make()))
-        index = await self.nix.list_packages(path_set(self.set), SYSTEM)
-        self.assertEqual([entry.attribute for entry in index.entries], ["tool"])
+        for nix in (self.nix, self.make()):
+            index = await nix.list_packages(path_set(self.set), SYSTEM)
+            self.assertEqual([entry.attribute for entry in index.entries], ["tool"])
         self.write("fetches.nix", f'import (fetchTarball "{self.archive}")')
         self.write("default.nix", f"builtins.seq (import {fetch}) (import ./fetches.nix)")
         self.assertIn("allow_unpinned_fetches", await self.refusal())

@@ -258,6 +258,21 @@ class PackageIndexerTests(SynchronousTestCase):
         self.assertIsNone(self.index())
         self.assertIsNotNone(self.index(revision("other")))
 
+    def test_pass_that_may_not_fetch_is_repeated_under_guard(self) -> None:
+        """A pass that may not fetch goes on under guard of its fetches, and repeats a process."""
+        self.request()
+        self.list_names(8)
+        self.answer()
+        message = "access to URI 'https://example.org/a' is forbidden in restricted mode"
+        output = CommandOutput(argv=("nix-instantiate",), status=1, stderr=f"error: {message}")
+        self.running.result.errback(ProcessFailed(output=output))
+        self.assertEqual(["p4", "p5", "p6", "p7"], self.asked())
+        self.assertIn("pinned", self.running.command.argv)
+        self.answer()
+        index = self.index()
+        assert index is not None
+        self.assertEqual((8, 0), (len(index.entries), index.skipped))
+
     def test_output_that_is_not_understood_ends_the_pass(self) -> None:
         """Output that is not understood ends the pass, and nothing is kept."""
         self.request()
