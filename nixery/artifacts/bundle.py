@@ -30,19 +30,13 @@ def attach_bundle(
 
     :param predicate_type: that of the statement.
     """
-    bundle = canonical_json(
-        {
-            "mediaType": BUNDLE,
-            "verificationMaterial": {"publicKey": {"hint": key.verification.hint}},
-            "dsseEnvelope": {
-                "payload": "",
-                "payloadType": IN_TOTO,
-                "signatures": [{"sig": b64encode(_sign(key, statement)).decode("ascii")}],
-            },
-        }
+    material = canonical_json({"publicKey": {"hint": key.verification.hint}})
+    # Canonical JSON, joined as in a statement.
+    bundle = b'{"dsseEnvelope":%s,"mediaType":"%s","verificationMaterial":%s}' % (
+        _envelope(key, statement),
+        BUNDLE.encode("ascii"),
+        material,
     )
-    # Inserted, not encoded as text: a statement with an SBOM may have megabytes.
-    bundle = bundle.replace(b'"payload":""', b'"payload":"%s"' % b64encode(statement), 1)
     return attach(
         subject,
         bundle,
@@ -73,5 +67,10 @@ def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
-def _sign(key: SigningKey, statement: bytes) -> bytes:
-    return key.sign(pre_authentication_encoding(IN_TOTO, statement))
+def _envelope(key: SigningKey, statement: bytes) -> bytes:
+    signature = key.sign(pre_authentication_encoding(IN_TOTO, statement))
+    return b'{"payload":"%s","payloadType":"%s","signatures":[{"sig":"%s"}]}' % (
+        b64encode(statement),
+        IN_TOTO.encode("ascii"),
+        b64encode(signature),
+    )

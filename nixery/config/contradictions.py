@@ -62,6 +62,11 @@ def find_contradictions(
             yield layers[ranks[setting.name]].problem(setting, only)
     yield from _check_flake(values, ranks, layers, by_name)
     yield from _check_auth(values, ranks, layers, by_name)
+    if "signing_key" in ranks and "public_url" not in ranks:
+        yield layers[ranks["signing_key"]].problem(
+            by_name["signing_key"],
+            "give public_url too: it is the name of the registry that is signed",
+        )
     if values.get("storage_backend") == "gcs" and "storage_backend" in ranks:
         layer = layers[ranks["storage_backend"]]
         if "gcs_bucket" not in ranks:

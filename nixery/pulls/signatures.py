@@ -14,11 +14,10 @@ anybody's to choose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from weakref import ReferenceType, ref
 
 from attrs import define, field
-from cachetools import LRUCache
 from twisted.logger import Logger
 
 from nixery.artifacts.attachment import Attachment, NewAttachment, encode_attachments
@@ -52,6 +51,9 @@ BUNDLES = "bundle"
 SIGNATURES = "signature"
 """The kind of the records of signatures that a name and a tag mean a manifest."""
 
+MAX_REMEMBERED = 4096
+"""The most names and tags of which it is remembered that they are signed."""
+
 Record = tuple[str, str, bytes]
 
 
@@ -72,9 +74,7 @@ class ImageSigner:
     keys: KeyRing | None = None
     # An image that was made or read again is another object, and its signatures are looked for
     # again: they may have been removed with it.
-    _signed: MutableMapping[str, ReferenceType[Image]] = field(
-        factory=lambda: LRUCache(4096), init=False
-    )
+    _signed: dict[tuple[str, Tag | None], ReferenceType[Image]] = field(factory=dict, init=False)
     _log = Logger()
 
     async def sign(self, name: ImageName, tag: Tag | None, image: Image) -> None:
@@ -85,16 +85,22 @@ class ImageSigner:
 
         :param tag: ``None`` to sign its manifests and documents only.
         """
-        label = f"{name.repository}:{tag}"
-        known = self._signed.get(label)
-        if (known is not None and known() is image) or self.keys is None:
+        if self.keys is None or self.is_signed(name, tag, image):
             return
+        label = name.repository if tag is None else f"{name.repository}:{tag}"
         try:
             await self.add_signatures(self.keys.signing, name, tag, image)
         except (StorageError, BlobsMissing, BlobUnknown) as error:
             self._log.warn("{image} is not signed: {error}", image=label, error=error)
         else:
-            self._signed[label] = ref(image)
+            if len(self._signed) >= MAX_REMEMBERED:
+                self._signed.clear()
+            self._signed[name.repository, tag] = ref(image)
+
+    def is_signed(self, name: ImageName, tag: Tag | None, image: Image) -> bool:
+        """Tell whether this process has signed an image; takes no time."""
+        known = self._signed.get((name.repository, tag))
+        return known is not None and known() is image
 
     async def add_signatures(
         self, key: SigningKey, name: ImageName, tag: Tag | None, image: Image

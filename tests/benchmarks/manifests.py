@@ -4,15 +4,20 @@ Measure how fast the manifest of a known image is answered, against docker-regis
     python -m tests.benchmarks.manifests [--rounds N] [--quick] [--json]
 
 The demo package set is put into the Nix store and is therefore pinned: a pull by tag
-needs no evaluation.  Another daemon has it at a path, watches it and finds no change.
-docker-registry is given the same manifest.  The daemons run as they do by default, their logs in
-files.
+needs no evaluation.  Another daemon has it at a path, watches it and finds no change, and a third
+one signs its images.  docker-registry is given the same manifest.  The daemons run as they do by
+default, their logs in files.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.benchmarks.client import Load, fetch, hammer
 from tests.benchmarks.measure import Figure, Options, median_ratio, run
@@ -24,29 +29,39 @@ from tests.benchmarks.peers import (
     processor_seconds,
 )
 from tests.end_to_end.package_sets import demo_set
+from tests.end_to_end.processes import private_directory
 
 __all__ = ["measure"]
 
 NAME = "shell/git/htop"
 PEER = "docker-registry, by tag"
 PATH = "by tag, package set at a path"
+SIGNED = "by tag, signed"
 
 
 def measure(options: Options) -> list[Figure]:
     count = 200 if options.quick else 10_000
     daemon = Daemon(pinned_set(demo_set()), name="manifests").start()
     watching = Daemon(demo_set(), name="watched-manifests").start()
+    signing = Daemon(
+        pinned_set(demo_set()), name="signed-manifests", signing_key=_make_key()
+    ).start()
     peer = DockerRegistry()
     try:
-        return _compare(daemon, watching, peer, options.rounds, count)
+        return _compare(daemon, {PATH: watching, SIGNED: signing}, peer, options.rounds, count)
     finally:
         daemon.stop()
+        signing.stop()
         watching.stop()
         peer.stop()
 
 
 def _compare(
-    daemon: Daemon, watching: Daemon, peer: DockerRegistry, rounds: int, count: int
+    daemon: Daemon,
+    others: Mapping[str, Daemon],
+    peer: DockerRegistry,
+    rounds: int,
+    count: int,
 ) -> list[Figure]:
     port = daemon.registry.port
     by_tag = manifest_request(NAME, "latest")
@@ -55,12 +70,13 @@ def _compare(
     digest = headers[b"Docker-Content-Digest"].decode()
     peer.push_manifest(NAME, "latest", headers[b"Content-Type"].decode(), body, port)
 
-    fetch(watching.registry.port, by_tag)
+    for other in others.values():
+        fetch(other.registry.port, by_tag)
     runs = {
         "by tag": (port, daemon.pid, by_tag),
         "by digest": (port, daemon.pid, manifest_request(NAME, digest)),
         "HEAD by tag": (port, daemon.pid, manifest_request(NAME, "latest", method="HEAD")),
-        PATH: (watching.registry.port, watching.pid, by_tag),
+        **{name: (other.registry.port, other.pid, by_tag) for name, other in others.items()},
         PEER: (peer.port, peer.pid, by_tag),
     }
     loads: dict[tuple[str, int], list[Load]] = {}
@@ -121,6 +137,13 @@ def _compare(
         for connections in (16, 1)
         if name != PEER
     ]
+
+
+def _make_key() -> Path:
+    path = private_directory("key") / "key.pem"
+    key = Ed25519PrivateKey.generate()
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return path
 
 
 if __name__ == "__main__":

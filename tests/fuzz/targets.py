@@ -23,6 +23,8 @@ _PATHS = (
     b"/v2/hello/blobs/" + _DIGEST,
     b"/v2/hello/tags/list?n=1&last=a",
     b"/v2/hello/referrers/" + _DIGEST + b"?artifactType=a",
+    b"/v2/hello/manifests/sha256-" + b"0" * 64 + b".sig",
+    b"/keys/nixery.pub",
     b"/v2/_catalog",
     b"/?packages=hello+git",
     b"/api/packages?names=hello+libsigc%2B%2B",

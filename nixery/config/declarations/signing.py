@@ -19,7 +19,6 @@ class SigningConfig:
     signing_key: Path | None = setting(
         types.PATH,
         "the file of the private key that signs images, ECDSA P-256 or Ed25519 in PEM",
-        requires=("public_url", ANY_VALUE),
     )
     signing_key_previous: tuple[Path, ...] = setting(
         types.PATHS,

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.artifacts.attachment import NewAttachment
-from nixery.artifacts.bundle import attach_bundle, pre_authentication_encoding
+from nixery.artifacts.bundle import attach_bundle, envelope_of, pre_authentication_encoding
 from nixery.artifacts.document import SPDX_PREDICATE
 from nixery.artifacts.errors import SigningKeyUnusable
 from nixery.artifacts.signing_key import SigningKey, load_signing_key, load_verification_key
@@ -37,6 +37,7 @@ from nixery.artifacts.simple_signing import (
     signature_manifest,
 )
 from nixery.artifacts.statement import SIGNATURE_PREDICATE, make_statement
+from nixery.image.canonical_json import canonical_json
 from nixery.image.manifests import OCI_MANIFEST, Manifest, digest_of
 from tests.support.signatures import Refused, verify_bundle, verify_simple_signing
 
@@ -144,6 +145,10 @@ class BundleTests(SynchronousTestCase):
             new = bundle_of(SIGNATURE_PREDICATE, b"{}", key)
             bundle, kind = new.blobs[1]
             self.assertEqual(kind, "application/vnd.dev.sigstore.bundle.v0.3+json")
+            self.assertEqual(canonical_json(json.loads(bundle)), bundle)
+            self.assertEqual(
+                envelope_of(bundle), canonical_json(json.loads(bundle)["dsseEnvelope"])
+            )
             statement = verify_bundle(bundle, pem=key.verification.pem, manifest=IMAGE.digest)
             self.assertEqual(statement["predicateType"], "https://sigstore.dev/cosign/sign/v1")
             self.assertEqual(statement["predicate"], {})

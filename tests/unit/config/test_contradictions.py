@@ -66,6 +66,8 @@ class AuthTests(ConfigCase):
                 "need auth: token",
             ),
             ("{auth: token, htpasswd_file: /h, port: 80}", "public_url"),
+            ("{signing_key: /k}", "give public_url too"),
+            ("{signing_key_previous: /k}", "only where signing_key is given"),
             ("{auth: basic, htpasswd_file: /h}", "htpasswd, token"),
             ("{auth: token, htpasswd_file: /h, auth_rules: {a: [shell/*]}}", "write shell, git"),
             ("{auth: token, htpasswd_file: /h, auth_rules: {a: [1]}}", "list of patterns"),
