@@ -418,6 +418,22 @@ class PinnedFetchesTests(TestCase):
                 self.write("default.nix", f"builtins.seq (builtins.readDir {pinned}) ({text})")
                 self.assertIn("allow_unpinned_fetches", await self.refusal(), name)
 
+    async def test_what_is_imported_from_elsewhere_has_the_guard(self) -> None:
+        """A file that is built, and one of the search path, fetch under the guard as well."""
+        named = self.directory / "named"
+        named.mkdir()
+        (named / "default.nix").write_text(f'import (fetchTarball "{self.archive}")')
+        built = (
+            f'derivation {{ name = "built.nix"; system = "{SYSTEM}"; builder = "/bin/sh";'
+            ' args = [ "-c" "echo $text > $out" ];'
+            f" text = ''import (fetchTarball \"{self.archive}\")''; }}"
+        )
+        nix = self.make(allow_import_from_derivation=True)
+        for text in (f"import ({built})", f"import (toString ({built}))", "import <named>"):
+            self.write("default.nix", f"builtins.seq {self.fetch(self.archive)} ({text})")
+            refusal = await self.refusal(nix=nix, search_path=(("named", named),))
+            self.assertIn("allow_unpinned_fetches", refusal)
+
     async def test_password_of_a_url_is_not_shown(self) -> None:
         """The refusal of a fetch shows no password."""
         url = self.archive.replace("http://", "http://alice:secret@")
