@@ -58,12 +58,15 @@ KINDS = (
     Compression(kind="zstd", level=1),
     Compression(kind="zstd", level=3),
     Compression(kind="zstd", level=6),
+    Compression(kind="zstd-chunked", level=1),
+    Compression(kind="zstd-chunked", level=3),
     Compression(kind="none"),
 )
 
 EXPANDERS = {
     "gzip": ("gzip -dc", "pigz -dc"),
     "zstd": ("zstd -q -dc",),
+    "zstd-chunked": ("zstd -q -dc",),
     "none": ("cat",),
 }
 
