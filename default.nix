@@ -77,6 +77,7 @@ let
         jinja2
         klein
         networkx
+        packaging
         prometheus-client
         pyjwt
         pyyaml
@@ -112,7 +113,13 @@ let
       rm -f $out/${python3Packages.python.sitePackages}/twisted/plugins/dropin.cache
     '';
 
-    nativeCheckInputs = [ python3Packages.hypothesis ];
+    nativeCheckInputs =
+      (with python3Packages; [
+        cyclonedx-python-lib
+        hypothesis
+        spdx-tools
+      ])
+      ++ python3Packages.cyclonedx-python-lib.optional-dependencies.json-validation;
 
     checkPhase = ''
       runHook preCheck

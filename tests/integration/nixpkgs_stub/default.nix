@@ -35,6 +35,7 @@ let
       "bcrypt"
       "cachetools"
       "cryptography"
+      "fastcrc"
       "google-cloud-storage"
       "hypothesis"
       "isal"
@@ -42,16 +43,21 @@ let
       "klein"
       "myst-parser"
       "networkx"
+      "packaging"
       "prometheus-client"
       "pyyaml"
       "rapidfuzz"
       "setuptools"
+      "spdx-tools"
       "sphinx"
       "tqdm"
       "treq"
       "zstandard"
     ]
     // {
+      cyclonedx-python-lib = package "cyclonedx-python-lib" // {
+        optional-dependencies.json-validation = [ (package "jsonschema") ];
+      };
       pyjwt = package "pyjwt" // {
         optional-dependencies.crypto = [ modules.cryptography ];
       };
