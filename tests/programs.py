@@ -52,6 +52,7 @@ PROGRAMS = {
     "git": _program("git"),
     "git-lfs": _program("git-lfs"),
     "mke2fs": _program("mke2fs", "e2fsprogs", check=("-V",)),
+    "nix": _program("nix", "nix-bin"),
     "nix-build": _program("nix-build", "nix-bin"),
     "nix-daemon": _program("nix-daemon", "nix-bin"),
     "nix-instantiate": _program("nix-instantiate", "nix-bin"),
