@@ -60,15 +60,11 @@ class LargeSet:
     :param path: its directory.
     :param names: the attributes at its top.
     :param packages: those of them that can be instantiated.
-    :param nested: the attribute paths of packages in nested sets.
-    :param ending: those of the names that end an evaluation that forces them.
     """
 
     path: Path
     names: Sequence[str]
     packages: Sequence[str]
-    nested: Sequence[str]
-    ending: Sequence[str]
 
 
 @cache
@@ -131,7 +127,7 @@ class _Generator:
                 f"  {name} = lib.recurseIntoAttrs (final.callPackages ./sets/{name}.nix {{ }});"
                 for name in sets
             ),
-            # Neither `throw` nor an assertion: Nix catches none of these.
+            # What Nix does not catch.
             *(
                 f"  {name} = final.stdenv.mkDerivation {{ inherit (final.lib) {name}; }};"
                 for name in ending[::2]
@@ -157,8 +153,6 @@ class _Generator:
             path=self._directory,
             names=[*own_file, *listed, *in_family, *ending, *renamed, *removed],
             packages=tuple(self._usable),
-            nested=[f"{group}.{name}" for group, members in sets.items() for name in members],
-            ending=ending,
         )
 
     def _names(self, count: int) -> list[str]:
