@@ -36,7 +36,7 @@ class Environment:
 
 
 _NIX = (
-    *("nix", "nix-build", "nix-daemon", "nix-instantiate", "nix-store"),
+    *("nix", "nix-build", "nix-daemon", "nix-hash", "nix-instantiate", "nix-store"),
     *("git", "git-lfs", "openssl", "setsid", "systemd-analyze", "systemd-sysusers", "zstd"),
 )
 _REGISTRY = (*_NIX, "setpriv", "unshare")

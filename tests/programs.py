@@ -55,6 +55,7 @@ PROGRAMS = {
     "nix": _program("nix", "nix-bin"),
     "nix-build": _program("nix-build", "nix-bin"),
     "nix-daemon": _program("nix-daemon", "nix-bin"),
+    "nix-hash": _program("nix-hash", "nix-bin"),
     "nix-instantiate": _program("nix-instantiate", "nix-bin"),
     "nix-store": _program("nix-store", "nix-bin"),
     "nsenter": _program("nsenter", "util-linux"),
