@@ -136,8 +136,9 @@ class Placement:
             try:
                 mode = os.lstat(path).st_mode
             except OSError as error:
-                # Its removal has an event of its own.
-                if error.errno not in _GONE:
+                # Its removal has an event of its own, and what is in a directory that may not be
+                # entered cannot be read.
+                if error.errno not in (*_GONE, errno.EACCES):
                     raise _unwatchable(error) from error
             else:
                 if stat.S_ISDIR(mode):
@@ -188,10 +189,13 @@ class Placement:
         :raises Unwatchable: another machine or program may change them unseen.
         """
         mounted = {mount.point for mount in self.mounts} - self.names - {b"/"}
-        for path in sorted({*self.names, *self.trees, *mounted}):
+        # A symlink is on the file system of its directory: all directories are among these.
+        for path in sorted({b"/", *self.names, *self.trees, *mounted}):
             try:
                 name, local = file_system(path)
             except OSError as error:
+                if path in mounted and error.errno in _GONE:
+                    continue  # Another mount hides it.
                 raise _unwatchable(error) from error
             is_read = path in self.trees or path in mounted
             # An image of a container has the directory that a volume is mounted at.
@@ -214,8 +218,8 @@ class Placement:
                         elif entry.is_file(follow_symlinks=False):
                             self._add_file(entry.path, stat.S_IFREG)
                         else:
-                            mode = entry.stat(follow_symlinks=False).st_mode
-                            self._add_file(entry.path, stat.S_IFMT(mode))
+                            # Errors of one must not end the loop: they are dealt with there.
+                            self.add((entry.path,))
             except OSError as error:
                 if error.errno not in _GONE:
                     raise _unwatchable(error) from error

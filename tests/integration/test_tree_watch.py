@@ -329,6 +329,13 @@ class MountTests(WatchCase):
         self.assert_seen(lambda: (place / "default.nix").write_text("new"))
         self.assert_seen(lambda: subprocess.run(["umount", place], check=True))
 
+    def test_hidden_mounts(self) -> None:
+        """A mount below another that hides it counts for nothing."""
+        inner = self.tree / "pkgs" / "one"
+        mount(self, "-t", "tmpfs", "tmpfs", inner)
+        self.assert_seen(lambda: mount(self, "-t", "tmpfs", "tmpfs", self.tree / "pkgs"))
+        self.assert_seen(lambda: (self.tree / "pkgs" / "default.nix").write_text("new"))
+
     def test_mounts_elsewhere(self) -> None:
         """Mounts that have nothing to do with the tree are no change."""
         before = self.version()
