@@ -54,7 +54,7 @@ let
       let locked = nodes.${name}.locked or { };
       in
       if name == lock.root || !(locked ? type) || (isRelative locked && !(locked ? narHash)) then [ ]
-      else [ (pathOf name) ])
+      else [ { inherit name; path = pathOf name; rev = locked.rev or ""; } ])
     (attrNames nodes);
 
   path = toFile "flake.json" (toJSON {

@@ -17,8 +17,8 @@ from nixery.sources.source import (
     SourceTree,
     is_pinned_path,
     overlay_paths,
-    source_trees,
 )
+from nixery.sources.source_trees import source_trees
 
 __all__ = ["flake_materials", "source_materials"]
 

@@ -46,7 +46,8 @@ from nixery.nix.progress import Phase, Progress
 from nixery.runtime.deferreds import TimedOut, gather, with_timeout
 from nixery.runtime.workers import Workers
 from nixery.sources.interface import Sources
-from nixery.sources.source import PackageSet, Revision, source_trees
+from nixery.sources.source import PackageSet, Revision
+from nixery.sources.source_trees import source_trees
 from nixery.storage.errors import BlobsMissing
 from nixery.storage.interface import Storage
 

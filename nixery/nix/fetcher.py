@@ -3,7 +3,8 @@ Fetch the commits of sources into the Nix store, and root them while they are us
 
 Each commit has a garbage collection root in the state directory.  The root of a commit
 that was not evaluated for ``source_retention`` seconds is removed: a moving source adds a
-package set with each update, and nixpkgs has hundreds of megabytes.
+package set with each update, and nixpkgs has hundreds of megabytes.  Former states of what has no
+commits are kept for :data:`MOVING_RETENTION_SECONDS`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,16 @@ MAX_REFETCHES = 10
 """
 The most attempts to fetch a commit again after a collection removed it before it was
 rooted.  One is enough, except as said of :data:`nixery.builds.realisation.MAX_REEVALUATIONS`.
+"""
+
+
+_MOVING = "moving-"
+"""Begins the names of the roots of what is fetched as it is at the moment."""
+
+MOVING_RETENTION_SECONDS = 3600.0
+"""
+Seconds for which a former state of such a source stays in the store: longer than an evaluation of
+it, and not as long as a commit, for each change of a file makes another copy.
 """
 
 
@@ -89,7 +100,7 @@ class NixFetcher:
         if not tree.is_fixed:
             # Each of its states has a root of its own, named by the store path.
             fetched = await self._commands.fetch(await self._as_any_other(tree))
-            link = link.with_name(f"{link.name}-{Path(fetched).name[:12]}")
+            link = link.with_name(f"{_MOVING}{link.name}-{Path(fetched).name[:12]}")
         path = await self._context.workers.run(_use, link, self._wall_clock.now())
         if path is not None and link.name in self._rooted:
             self._rooted[link.name] = self._context.clock.seconds()
@@ -103,8 +114,10 @@ class NixFetcher:
         ):
             path = await self._fetch_and_root(tree, link, fetched)
             keep = self._context.settings.source_retention
-            old = self._context.clock.seconds() - keep
-            mine = frozenset(name for name, used in self._rooted.items() if used >= old)
+            now = self._context.clock.seconds()
+            mine = frozenset(
+                name for name, used in self._rooted.items() if now - used <= _kept_for(name, keep)
+            )
             dropped = await self._context.workers.run(
                 _drop_old, self._roots, mine, keep, self._wall_clock.now()
             )
@@ -228,12 +241,22 @@ def _use(link: Path, now: WallTime) -> Path | None:
     return None
 
 
+def _kept_for(name: str, keep: float) -> float:
+    """
+    Return the seconds for which a root is kept that is not used.
+
+    :param keep: those for a commit.
+    """
+    return min(keep, MOVING_RETENTION_SECONDS) if name.startswith(_MOVING) else keep
+
+
 def _drop_old(roots: Path, mine: Collection[str], keep: float, now: WallTime) -> list[str]:
     """
-    Remove the roots that were not used for ``keep`` seconds.
+    Remove the roots that were not used for as long as they are kept.
 
     :param mine: the names of the roots that this process has used lately, which are kept.
-    :param keep: seconds since the last use after which the others are removed.
+    :param keep: seconds since the last use after which the others are removed, if they are those
+        of commits.
     :return: the names of the roots that were removed.
     """
     dropped = []
@@ -242,7 +265,7 @@ def _drop_old(roots: Path, mine: Collection[str], keep: float, now: WallTime) ->
             if link.name in mine or not link.is_symlink():
                 continue
             age = now - link.lstat().st_mtime
-            if age > keep:
+            if age > _kept_for(link.name, keep):
                 link.unlink()
                 dropped.append(link.name)
             elif age < 0:

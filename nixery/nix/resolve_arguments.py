@@ -21,7 +21,8 @@ from attrs import frozen
 
 from nixery.image.names import PackageRequest
 from nixery.nix.arguments import FLAKE_OPTIONS, NixSettings, building, json_text
-from nixery.sources.source import PackageSet, directory_of
+from nixery.sources.readable_paths import directory_of
+from nixery.sources.source import PackageSet
 
 __all__ = [
     "Fetches",

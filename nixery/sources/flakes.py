@@ -22,6 +22,7 @@ from nixery.image.canonical_json import canonical_json
 from nixery.image.names import is_commit
 from nixery.sources.git_urls import public_url
 from nixery.sources.source import (
+    FlakeInput,
     FlakeSource,
     ResolvedRef,
     Revision,
@@ -139,11 +140,13 @@ class FetchedFlake:
     :param tree: the store path of its tree.
     :param info: what it sees of itself: the hash of the tree, its commit and its time.
     :param directory: as in :class:`nixery.sources.source.FlakeSource`.
+    :param inputs: those in its lock file.
     """
 
     tree: Path
     info: Mapping[str, str | int]
     directory: str
+    inputs: tuple[FlakeInput, ...] = ()
 
     @property
     def url(self) -> str:
@@ -177,7 +180,13 @@ def read_flake(source: FlakeSource, file: Path) -> FetchedFlake:
     try:
         data = json.loads(text)
         return FetchedFlake(
-            tree=Path(data["path"]), info=dict(data["info"]), directory=source.directory
+            tree=Path(data["path"]),
+            info=dict(data["info"]),
+            directory=source.directory,
+            inputs=tuple(
+                FlakeInput(name=each["name"], rev=each["rev"], path=Path(each["path"]))
+                for each in data["inputs"]
+            ),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise UnexpectedOutput(what="what was fetched of a flake", excerpt=text[:200]) from error

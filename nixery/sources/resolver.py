@@ -40,8 +40,8 @@ from nixery.sources.source import (
     overlay_paths,
     path_revision,
     revision_of,
-    source_trees,
 )
+from nixery.sources.source_trees import source_trees
 from nixery.sources.tag_policy import (
     KNOWN_YEAR,
     LATEST,
@@ -231,7 +231,9 @@ class Resolver:
         if isinstance(source, FlakeSource):
             file = await self._fetch(flake_tree(source, revision), revision.version)
             flake = await self._workers.run(read_flake, source, file)
-            return PackageSet(revision=revision, path=flake.tree, flake=flake.argument)
+            return PackageSet(
+                revision=revision, path=flake.tree, flake=flake.argument, inputs=flake.inputs
+            )
         search_path = search_path_of(revision)
         package_set = await self._fetch_package_set(revision)
         archives = await gather(self._fetch(archive.tree) for archive in search_path.archives)

@@ -21,25 +21,22 @@ from nixery.sources.git_urls import public_url
 __all__ = [
     "NIXPKGS_URL",
     "ChannelSource",
+    "FlakeInput",
     "FlakeSource",
     "ResolvedRef",
     "GitSource",
     "PackageSet",
     "PathSource",
-    "ReadablePath",
     "Revision",
     "Source",
     "STORE",
     "SourceTree",
-    "directory_of",
     "has_revisions",
     "is_pinned_path",
     "overlay_paths",
     "path_revision",
-    "readable_paths",
     "repository_of",
     "revision_of",
-    "source_trees",
 ]
 
 NIXPKGS_URL = "https://github.com/NixOS/nixpkgs/archive/{commit}.tar.gz"
@@ -220,6 +217,21 @@ class Revision:
 
 
 @frozen(kw_only=True)
+class FlakeInput:
+    """
+    An input of a flake, or of one of its inputs.
+
+    :param name: its name in the lock file.
+    :param rev: its commit, ``""`` if it has none.
+    :param path: its store path.
+    """
+
+    name: str
+    rev: str
+    path: Path
+
+
+@frozen(kw_only=True)
 class PackageSet:
     """
     A revision on this machine's disk.
@@ -232,6 +244,7 @@ class PackageSet:
         it; no component is a symlink.
     :param flake: of a flake, the tree in the store with its hash, as JSON for
         ``nix/flake_set.nix``.
+    :param inputs: those of a flake, and theirs.
     """
 
     revision: Revision
@@ -239,26 +252,7 @@ class PackageSet:
     overlays: tuple[Path, ...] = ()
     search_path: tuple[tuple[str, Path], ...] = ()
     flake: str = ""
-
-
-@frozen(kw_only=True)
-class ReadablePath:
-    """
-    A path outside the Nix store that evaluations read from, as it is configured.
-
-    :param with_siblings: if it is a file, whether they may read the files beside it as well.
-    """
-
-    path: Path
-    with_siblings: bool = False
-
-    def tree(self, real: Path) -> Path:
-        """
-        Return the directory or file that may be read.
-
-        :param real: the path without symlinks.
-        """
-        return directory_of(real) if self.with_siblings else real
+    inputs: tuple[FlakeInput, ...] = field(default=(), eq=False)
 
 
 @frozen(kw_only=True)
@@ -319,26 +313,6 @@ def is_pinned_path(path: Path) -> bool:
     return STORE in path.parents and ".." not in path.parts
 
 
-def directory_of(path: Path) -> Path:
-    """Return the directory that a package set may read: a file's own directory, too."""
-    return path.parent if path.suffix == ".nix" else path
-
-
-def readable_paths(source: Source, others: Sequence[Path] = ()) -> tuple[ReadablePath, ...]:
-    """
-    Return all paths outside the Nix store that evaluations of a source read from.
-
-    :param others: those of overlays and of the search path.
-    """
-    paths = [ReadablePath(path=path) for path in others]
-    if isinstance(source, PathSource):
-        paths.append(ReadablePath(path=source.path, with_siblings=True))
-    # What a lock file does not fix changes without a change of files.
-    if isinstance(source, FlakeSource) and source.kind == "path" and not source.allow_unlocked:
-        paths.append(ReadablePath(path=Path(source.location)))
-    return tuple(each for each in paths if not is_pinned_path(each.path))
-
-
 def path_revision(
     path: Path, overlays: Sequence[Path] = (), *, version: str | None = None
 ) -> Revision:
@@ -396,27 +370,6 @@ def revision_of(
     )
 
 
-def source_trees(revision: Revision) -> tuple[SourceTree, ...]:
-    """
-    Return the trees to fetch for a revision: the package set, then the source's overlay.
-
-    There is an overlay only where the source is one, and no tree for a path.  The tree of a flake
-    names it only: :func:`nixery.sources.flakes.flake_tree` is to be fetched.
-    """
-    identity = revision.identity
-    match identity["kind"]:
-        case "nixpkgs":
-            return (_archive(identity["url"], identity["commit"]),)
-        case "git":
-            return (_git_tree(revision),)
-        case "overlay":
-            return (_archive(identity["base_url"], identity["base"]), _git_tree(revision))
-        case "flake":
-            commit = identity.get("commit", "")
-            return (SourceTree(kind="flake", url=identity["url"], commit=commit),)
-    return ()
-
-
 def overlay_paths(revision: Revision) -> tuple[Path, ...]:
     """Return the overlays of the configuration that a revision has, in order."""
     count = sum(name.startswith(_OVERLAY) for name in revision.identity)
@@ -431,19 +384,3 @@ _GIT_PARTS = ("submodules", "lfs")
 
 def _overlay_identity(overlays: Sequence[Path]) -> dict[str, str]:
     return {f"{_OVERLAY}{number}": str(path) for number, path in enumerate(overlays)}
-
-
-def _archive(url: str, commit: str) -> SourceTree:
-    return SourceTree(kind="archive", url=url.replace("{commit}", commit), commit=commit)
-
-
-def _git_tree(revision: Revision) -> SourceTree:
-    identity = revision.identity
-    return SourceTree(
-        kind="git",
-        url=identity["url"],
-        commit=identity["commit"],
-        ref=revision.ref,
-        submodules="submodules" in identity,
-        lfs="lfs" in identity,
-    )

@@ -35,7 +35,8 @@ from nixery.sources.inotify import (
     Inotify,
 )
 from nixery.sources.mounts import Mount, file_system, read_mounts
-from nixery.sources.source import STORE, ReadablePath, is_pinned_path
+from nixery.sources.readable_paths import ReadablePath
+from nixery.sources.source import STORE, is_pinned_path
 
 __all__ = ["MAX_WATCHES", "Interrupted", "Placement", "TooManyWatches", "Unwatchable", "scan"]
 

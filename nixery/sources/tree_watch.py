@@ -43,7 +43,7 @@ from nixery.sources.inotify import (
     Event,
 )
 from nixery.sources.mounts import MountTable
-from nixery.sources.source import ReadablePath
+from nixery.sources.readable_paths import ReadablePath
 from nixery.sources.tree_scan import Interrupted, Placement, Unwatchable, scan
 
 __all__ = ["TreeWatch"]
@@ -112,7 +112,7 @@ class TreeWatch:
 
     All methods belong to the reactor thread.
 
-    :param paths: as :func:`nixery.sources.source.readable_paths` returns them.
+    :param paths: as :func:`nixery.sources.readable_paths.readable_paths` returns them.
     :param workers: place the watches.
     :param reactor: reads events that nobody asks for, and measures time.
     """

@@ -25,10 +25,11 @@ from nixery.sources.access_tokens import parse_access_tokens, with_access_token
 from nixery.sources.channels import ChannelHost
 from nixery.sources.git_repository import GitRepository
 from nixery.sources.interface import RefSource
+from nixery.sources.readable_paths import readable_paths
 from nixery.sources.ref_cache import LOOKUP_TIMEOUT_SECONDS, MIN_STALE_SECONDS, RefCache
 from nixery.sources.ref_file import RefFile
 from nixery.sources.resolver import Resolver, ResolverSettings
-from nixery.sources.source import FlakeSource, PackageSet, readable_paths, repository_of
+from nixery.sources.source import FlakeSource, PackageSet, repository_of
 from nixery.sources.tag_policy import LATEST
 from nixery.sources.tree_watch import TreeWatch
 

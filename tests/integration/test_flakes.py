@@ -305,7 +305,7 @@ class FlakeTests(FlakeCase):
         # Nix before 2.26 locks a directory of the flake as an input of its own.
         locked = [node for node in nodes if "narHash" in node.get("locked", {})]
         self.assertEqual(len(described["inputs"]), len(locked))
-        for path in (described["path"], *described["inputs"]):
+        for path in (described["path"], *(each["path"] for each in described["inputs"])):
             self.assertFalse(self.delete(Path(path)))
         # Without its root, and with inputs that are gone, it is fetched anew.
         link.unlink()

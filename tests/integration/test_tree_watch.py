@@ -25,7 +25,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 import nixery
 from nixery.runtime.workers import WorkerPool
 from nixery.sources import tree_scan
-from nixery.sources.source import PathSource, ReadablePath, readable_paths
+from nixery.sources.readable_paths import ReadablePath, readable_paths
+from nixery.sources.source import PathSource
 from nixery.sources.tree_watch import MISSING_RETRY_SECONDS, RETRY_SECONDS, TreeWatch
 from nixery.testing.fakes import InlineWorkers
 from tests.support.edits import EDITS, Editor
@@ -237,7 +238,7 @@ class UnknownTests(WatchCase):
         listed = self.tree / "pkgs"
         script = (
             "import os, sys; from pathlib import Path;"
-            "from nixery.sources.source import ReadablePath;"
+            "from nixery.sources.readable_paths import ReadablePath;"
             "from nixery.sources.tree_scan import Unwatchable, scan\n"
             "if not os.getuid(): os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
             "try: scan([ReadablePath(path=Path(sys.argv[1]))], lambda: False)\n"
@@ -296,7 +297,7 @@ class UnknownTests(WatchCase):
             "limit = Path('/proc/sys/user/max_inotify_watches')\n"
             "try: limit.write_text('4')\n"
             "except OSError as error: sys.exit(f'unshare: {error}')\n"
-            "from nixery.sources.source import ReadablePath;"
+            "from nixery.sources.readable_paths import ReadablePath;"
             "from nixery.sources.tree_scan import TooManyWatches, scan\n"
             "try: scan([ReadablePath(path=Path(sys.argv[1]))], lambda: False)\n"
             "except TooManyWatches as error: print(error)"

@@ -31,7 +31,8 @@ from nixery.nix.context import NixContext
 from nixery.runtime.reactor_time import run_reactor
 from nixery.runtime.workers import Workers
 from nixery.sources.search_path import PinnedArchive, search_path_of
-from nixery.sources.source import PackageSet, Revision, is_pinned_path, source_trees
+from nixery.sources.source import PackageSet, Revision, is_pinned_path
+from nixery.sources.source_trees import source_trees
 from nixery.wiring.nix import make_nix, make_nix_context
 from nixery.wiring.sources import make_sources
 
@@ -215,7 +216,7 @@ def _with_advice(error: NixeryError) -> str:
 
 
 def _fetched(revision: Revision, package_set: PackageSet) -> Sequence[FetchedTree]:
-    """Return what was fetched for a package set: itself, overlays, and entries of nix_path."""
+    """Return what was fetched for a package set: itself, overlays, entries of nix_path, inputs."""
     paths = (package_set.path, *package_set.overlays)
     places = dict(package_set.search_path)
     return [
@@ -227,6 +228,10 @@ def _fetched(revision: Revision, package_set: PackageSet) -> Sequence[FetchedTre
             FetchedTree(url=entry.url, commit=entry.sha256, path=places[name])
             for name, entry in search_path_of(revision).entries.items()
             if isinstance(entry, PinnedArchive)
+        ),
+        *(
+            FetchedTree(url=f"input {each.name}", commit=each.rev, path=each.path)
+            for each in package_set.inputs
         ),
     ]
 

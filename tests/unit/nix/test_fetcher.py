@@ -19,7 +19,7 @@ from nixery.nix import fetch_commands
 from nixery.nix.arguments import NixSettings
 from nixery.nix.context import NixContext
 from nixery.nix.errors import NixUnusable
-from nixery.nix.fetcher import MAX_REFETCHES, NixFetcher
+from nixery.nix.fetcher import MAX_REFETCHES, MOVING_RETENTION_SECONDS, NixFetcher
 from nixery.process.errors import CommandMissing, CommandOutput, ProcessFailed, ProcessTimedOut
 from nixery.process.spawner import Command
 from nixery.sources.errors import CommitMissing, SourceUnavailable
@@ -126,12 +126,28 @@ class NixFetcherTests(SynchronousTestCase):
             flake=FlakeSource(kind="path", location="/f"),
         )
         self.assertEqual(self.fetched(tree), self.store / NAME)
-        self.assertEqual(self.roots(), [f"{tree.name}-{NAME[:12]}"])
+        self.assertEqual(self.roots(), [f"moving-{tree.name}-{NAME[:12]}"])
         self.fetched(tree)
         self.assertEqual(self.programs(), ["nix-instantiate", "nix-store", "nix-instantiate"])
         [first, *_] = self.script.commands
         self.assertEqual(first.argv[-1], "/fetch_flake.nix")
         self.assertIn('{"path":"/f","type":"path"}', first.argv)
+
+    def test_former_states_of_a_path_are_not_kept_as_long_as_commits(self) -> None:
+        """A state of a path is dropped after an hour, when another one is fetched."""
+        tree = SourceTree(
+            kind="flake", url="path:/f", commit="", flake=FlakeSource(kind="path", location="/f")
+        )
+        self.fetched(tree)
+        self.fetched()
+        [root] = [name for name in self.roots() if name.startswith("moving-")]
+        self.clock.advance(MOVING_RETENTION_SECONDS + 1)
+        self.fetched(evolve(TREE, commit="b" * 40))
+        self.assertNotIn(root, self.roots())
+        self.assertIn(TREE.name, self.roots())
+        # It is fetched again when it is needed.
+        self.fetched(tree)
+        self.assertIn(root, self.roots())
 
     def test_input_of_a_flake_that_cannot_be_fetched(self) -> None:
         """The error names the input, and what gives Nix and git their credentials."""

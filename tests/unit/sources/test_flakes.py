@@ -19,7 +19,7 @@ from nixery.sources.flakes import (
     locked_tree,
     read_flake,
 )
-from nixery.sources.source import ResolvedRef
+from nixery.sources.source import FlakeInput, ResolvedRef
 
 COMMIT = "a" * 40
 FOUND = ResolvedRef(commit=COMMIT, ref="refs/heads/main")
@@ -136,7 +136,11 @@ class FetchedTests(SynchronousTestCase):
         """The URL for pure evaluation has the hash, and all that the flake sees of itself."""
         flake = self.read(
             json.dumps(
-                {"path": "/nix/store/x", "info": {"narHash": HASH, "rev": COMMIT}, "inputs": []}
+                {
+                    "path": "/nix/store/x",
+                    "info": {"narHash": HASH, "rev": COMMIT},
+                    "inputs": [{"name": "dep", "rev": "", "path": "/nix/store/y"}],
+                }
             )
         )
         self.assertEqual(
@@ -144,6 +148,7 @@ class FetchedTests(SynchronousTestCase):
             f"path:/nix/store/x?narHash={HASH.replace('+', '%2B').replace('=', '%3D')}"
             f"&rev={COMMIT}&dir=d%20e",
         )
+        self.assertEqual(flake.inputs, (FlakeInput(name="dep", rev="", path=Path("/nix/store/y")),))
         self.assertEqual(flake.lock_file, Path("/nix/store/x/d e/flake.lock"))
 
     def test_other_files_are_refused(self) -> None:

@@ -15,6 +15,7 @@ from nixery.errors import ShuttingDown
 from nixery.image.names import Tag
 from nixery.sources.errors import CommitMissing, SourceMissing, SourceUnavailable, UnknownRevision
 from nixery.sources.interface import Sources
+from nixery.sources.readable_paths import readable_paths
 from nixery.sources.ref_cache import RefCache
 from nixery.sources.ref_file import RefFile
 from nixery.sources.resolver import Resolver, ResolverSettings
@@ -29,7 +30,6 @@ from nixery.sources.source import (
     Revision,
     Source,
     SourceTree,
-    readable_paths,
 )
 from nixery.sources.tag_policy import ChannelName, GitCommit, GitRefs, TagPolicy
 from nixery.testing.fakes import FakeWallClock, InlineWorkers

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.sources.readable_paths import readable_paths
 from nixery.sources.source import (
     ChannelSource,
     GitSource,
@@ -20,10 +21,9 @@ from nixery.sources.source import (
     is_pinned_path,
     overlay_paths,
     path_revision,
-    readable_paths,
     revision_of,
-    source_trees,
 )
+from nixery.sources.source_trees import source_trees
 
 STORE_PATH = Path("/nix/store/00000000000000000000000000000000-source")
 GIT = GitSource(url="https://u:secret@example.org/pkgs.git")

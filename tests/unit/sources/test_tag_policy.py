@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.image.names import Tag, is_commit
 from nixery.sources.errors import UnknownRevision
 from nixery.sources.git_urls import is_ref_name
-from nixery.sources.source import ChannelSource, GitSource, PathSource, Source
+from nixery.sources.source import ChannelSource, FlakeSource, GitSource, PathSource, Source
 from nixery.sources.tag_policy import (
     ChannelName,
     GitCommit,
@@ -184,6 +184,22 @@ class RulesTests(ReferenceCase):
         self.assertEqual(self.refused(PATH, tag).allowed, ("latest",))
 
     @settings(max_examples=50)
+    @given(tags)
+    def test_flake_has_the_tags_of_its_repository(self, tag: str) -> None:
+        """The tags of a flake mean what they mean in its repository; an archive has none."""
+        flake = FlakeSource(kind="github", location="o/n", host="github.com", ref="main")
+        repository = flake.repository
+        assert repository is not None
+        try:
+            expected = references(repository, DEFAULT, Tag(tag))
+        except UnknownRevision as error:
+            self.assertEqual(self.refused(flake, tag).allowed, error.allowed)
+        else:
+            self.assertEqual(references(flake, DEFAULT, Tag(tag)), expected)
+        archive = FlakeSource(kind="tarball", location="https://h/x.tar")
+        self.assertEqual(self.refused(archive, tag).allowed, ("latest",))
+
+    @settings(max_examples=50)
     @given(tags.filter(lambda tag: tag != "latest"))
     def test_narrowed_to_latest_nothing_else_is_looked_up(self, tag: str) -> None:
         """Narrowed to ``latest``, nothing else is looked up."""
@@ -229,5 +245,12 @@ class RulesTests(ReferenceCase):
             (GitSource(url="/r", ref="stable"), DEFAULT, ("latest", "stable")),
             (GitSource(url="/r", ref="feature/x"), DEFAULT, ("latest",)),
             (GIT, exact, ("latest", "nixos-25.05", "v1")),
+            (
+                FlakeSource(kind="git", location="/r", ref="v3"),
+                exact,
+                ("latest", "nixos-25.05", "v1"),
+            ),
+            (FlakeSource(kind="git", location="/r", ref="v3"), DEFAULT, ("latest", "v3")),
+            (FlakeSource(kind="path", location="/f"), exact, ("latest",)),
         ):
             self.assertEqual(configured_tags(source, rules), expected)
