@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tests.end_to_end.case import EndToEndCase
@@ -112,6 +115,8 @@ class HeldCommands:
                 f'exec {shutil.which(name)} "$@"\n'
             )
             script.chmod(0o755)
+        self._repls = directory / "repls"
+        self._repls.mkdir()
         self._lock = directory / "lock"
         self._lock.touch()
         program = commands / "nix"
@@ -136,6 +141,14 @@ class HeldCommands:
         """Let a command go on, and wait until it does: it may be held again then."""
         (self._held / command).unlink()
         wait_until(lambda: not self.waits(command), f"{command} to go on")
+
+    def kill_evaluators(self) -> None:
+        """Kill what keeps package sets, and with them the derivations that were written."""
+        for each in self._repls.iterdir():
+            with suppress(ProcessLookupError):
+                os.kill(int(each.name), signal.SIGKILL)
+            wait_until(lambda: not Path("/proc", each.name).exists(), "an evaluator to end")  # noqa: B023  # called before the loop goes on
+            each.unlink()
 
     def evaluated(self) -> bool:
         """Tell whether an evaluation has begun, and none goes on."""

@@ -7,11 +7,13 @@ A ``nix repl`` that waits before it hears a question, when a test wants that.
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -22,8 +24,8 @@ def main(directory: str, *argv: str) -> None:
     """
     Run ``nix repl``.
 
-    :param directory: has the journal, what is held, and the lock, which is locked from a question
-        to its answer.
+    :param directory: has the journal, what is held, the lock, which is locked from a question to
+        its answer, and the numbers of the processes.
     :param argv: Nix's own command.
     """
     child = subprocess.Popen(
@@ -31,15 +33,25 @@ def main(directory: str, *argv: str) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    assert child.stdin is not None and child.stdout is not None
+    stdin, stdout = child.stdin, child.stdout
+    assert stdin is not None and stdout is not None
+    Path(directory, "repls", str(child.pid)).touch()
     questions = _Questions(Path(directory))
-    threading.Thread(target=questions.copy_answers, args=(child.stdout,)).start()
-    for line in sys.stdin.buffer:
-        questions.hear(line)
-        child.stdin.write(line)
-        child.stdin.flush()
-    child.stdin.close()
-    sys.exit(child.wait())
+
+    def copy_answers() -> None:
+        questions.copy_answers(stdout)
+        # It may have been killed, while nothing more is asked.
+        os._exit(0 if child.wait() == 0 else 1)
+
+    copying = threading.Thread(target=copy_answers)
+    copying.start()
+    with suppress(BrokenPipeError):
+        for line in sys.stdin.buffer:
+            questions.hear(line)
+            stdin.write(line)
+            stdin.flush()
+        stdin.close()
+    copying.join()
 
 
 class _Questions:

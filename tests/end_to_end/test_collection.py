@@ -22,6 +22,9 @@ CLOSURE = "nix-store --query"
 
 GUESTS = [f"guest-{number}" for number in range(20)]
 
+KILLED_GUESTS = GUESTS[:6]
+"""Those whose evaluators are killed."""
+
 
 class CollectionTests(ChaosCase):
     """A registry with a Nix store of its own, and Nix commands that can be held."""
@@ -78,6 +81,16 @@ class CollectionTests(ChaosCase):
         """Build a package by hand, and protect nothing of it."""
         self.nix.run("nix-build", "--no-out-link", str(self.packages.path), "-A", name)
 
+    def take(self, name: str) -> None:
+        """Have a collection take the store paths of a name, derivations of kept sets included."""
+
+        def taken() -> bool:
+            self.commands.kill_evaluators()
+            self.nix.collect_garbage()
+            return not self.nix.paths(name)
+
+        wait_until(taken, f"{name} to be collected")
+
     def wait_for_roots(self) -> None:
         """Wait until something is built and protected."""
         roots = self.daemon.directory / "state" / "gcroots"
@@ -100,19 +113,35 @@ class CollectionTests(ChaosCase):
         self.assertGreater(collections, 1)
         self.check_tidy(self.daemon)
 
-        def nothing_left() -> bool:
+        def left() -> list[str]:
             # Processes that protected outputs end after the answers.
             self.nix.collect_garbage()
-            return not self.nix.paths("")
+            return self.nix.paths("")
 
-        wait_until(nothing_left, "all to be collected")
+        def outputs_left() -> bool:
+            # The package set stays in memory, and its derivations with it.
+            return any("-host-of-" in path and not path.endswith(".drv") for path in left())
+
+        wait_until(lambda: not outputs_left(), "the outputs to be collected")
+        self.commands.kill_evaluators()
+        wait_until(lambda: not left(), "all to be collected")
+
+    def test_collections_while_evaluators_are_killed(self) -> None:
+        """While images are built, collections take derivations of evaluators that are gone."""
+        with ThreadPoolExecutor(len(KILLED_GUESTS)) as pool:
+            answers = [pool.submit(self.check, self.daemon, name) for name in KILLED_GUESTS]
+            while not all(each.done() for each in answers):
+                self.commands.kill_evaluators()
+                self.nix.collect_garbage()
+        for name, image in zip(KILLED_GUESTS, answers, strict=True):
+            self.assertIn(b"-host-of-" + name.encode(), image.result().read(f"share/{name}"))
+        self.check_tidy(self.daemon)
 
     def test_derivation_collected_before_its_build_is_written_again(self) -> None:
         """Derivations that are collected before their build begins are written again."""
         with self.pulling("first", BUILD) as asked:
             self.assertEqual(len(self.nix.paths("first-1.0.drv")), 1)
-            self.nix.collect_garbage()
-            self.assertEqual(self.nix.paths("first-1.0.drv"), [])
+            self.take("first-1.0.drv")
         self.assertEqual(asked.result().status, 200)
         self.check(self.daemon, "first")
         self.assertIn("evaluating again", self.daemon.log())
@@ -123,8 +152,7 @@ class CollectionTests(ChaosCase):
         self.build("plain")
         with self.pulling("plain", SERVE) as asked:
             wait_until(self.commands.evaluated, "the evaluation to end")
-            self.nix.collect_garbage()
-            self.assertEqual(self.nix.paths("plain"), [])
+            self.take("plain")
         self.assertEqual(asked.result().status, 200)
         self.assertIn("evaluating again", self.daemon.log())
         self.check(self.daemon, "plain")
@@ -140,8 +168,7 @@ class CollectionTests(ChaosCase):
                 if asked.done():
                     break
                 tries += 1
-                self.nix.collect_garbage()
-                self.assertEqual(self.nix.paths("plain"), [])
+                self.take("plain")
                 self.commands.let(BUILD)
                 self.commands.hold(BUILD)
             self.commands.let(BUILD)
