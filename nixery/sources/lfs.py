@@ -71,14 +71,26 @@ def find_pointers(root: Path) -> dict[str, Pointer]:
     found = {}
     for _, entries in _directories(root, nested=False):
         for entry in entries:
-            if not entry.is_file(follow_symlinks=False):
-                continue
-            # Sizes first: most files need not be read.
-            if MIN_POINTER_BYTES <= entry.stat(follow_symlinks=False).st_size < MAX_POINTER_BYTES:
-                pointer = parse_pointer(Path(entry.path).read_bytes())
+            if _may_be_pointer(entry):
+                pointer = parse_pointer(_beginning(entry.path))
                 if pointer is not None:
                     found[os.path.relpath(entry.path, root)] = pointer
     return found
+
+
+def _may_be_pointer(entry: os.DirEntry[str]) -> bool:
+    # nixpkgs has some 40,000 files, most of which need not be read.
+    if not entry.is_file(follow_symlinks=False):
+        return False
+    return MIN_POINTER_BYTES <= entry.stat(follow_symlinks=False).st_size < MAX_POINTER_BYTES
+
+
+def _beginning(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, MAX_POINTER_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def work_trees(root: Path) -> list[Path]:

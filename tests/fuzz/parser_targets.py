@@ -46,7 +46,8 @@ from nixery.nix.suggestions import NameIndexes
 from nixery.popularity.decompress import decompress
 from nixery.process.errors import CommandOutput, ProcessFailed
 from nixery.runtime.terminal import plain_text
-from nixery.sources.git_arguments import parse_refs
+from nixery.sources.git_arguments import parse_lfs_environment, parse_refs
+from nixery.sources.lfs import parse_pointer
 from tests.support.nix_events import NixEvents
 
 __all__ = ["TEXTS", "Text"]
@@ -203,6 +204,10 @@ def _popularity(data: bytes) -> None:
 def _refs(data: bytes) -> None:
     with suppress(ValueError):
         parse_refs(data).find(["HEAD", "refs/heads/main"])
+    with suppress(ValueError):
+        assert parse_lfs_environment(data).media.is_absolute()
+    pointer = parse_pointer(data)
+    assert pointer is None or len(pointer.oid) == 64
 
 
 def _narinfo(data: bytes) -> None:

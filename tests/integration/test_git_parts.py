@@ -38,6 +38,13 @@ WHOLE = "/nix/store/sfk1kc7hci49vh3dlf7nr9c2q2diwh9i-source"
 DERIVATION = "/nix/store/fz1ag36dpy3iiyw0hd8pg189351mbsjd-plain-inner-inner.drv"
 
 
+# Plays ssh: runs the command, which comes after the host, in a home directory.
+SSH = """#!/bin/sh
+while [ "$1" != git@host ]; do shift; done
+cd HOME && shift && exec sh -c "$*"
+"""
+
+
 class PartsCase(SourceCase):
     """A repository with a submodule that has a submodule, each at a relative URL."""
 
@@ -201,6 +208,27 @@ class SubmoduleTests(PartsCase):
             await self.fetched(sources)
         self.assertIn("'file' not allowed", caught.exception.reason)
 
+    async def test_paths_of_ssh_are_relative_to_the_home_directory(self) -> None:
+        """
+        A URL as ``git@host:path`` is a path in the home directory there, and relative URLs of
+        submodules begin at it; a key that is refused, and a host that is unknown, are told.
+        """
+        ssh = self.directory / "ssh"
+        ssh.write_text(SSH.replace("HOME", str(self.root)))
+        ssh.chmod(0o755)
+        self.environ["GIT_SSH_COMMAND"] = str(ssh)
+        sources = await self.make(pkgs_repo="git@host:main.git", submodules=True)
+        self.assertEqual(await self.evaluated(sources), "plain-inner-inner")
+        for text, told in (
+            ("git@host: Permission denied (publickey).", "SSH key"),
+            ("Host key verification failed.", "known_hosts"),
+        ):
+            ssh.write_text(f"#!/bin/sh\necho '{text}' >&2\nexit 255\n")
+            self.forget()
+            with self.assertRaises(SourceUnavailable) as caught:
+                await self.fetched(await self.make(pkgs_repo="git@host:main.git"))
+            self.assertIn(told, caught.exception.advice)
+
     async def test_two_hosts_have_one_tree(self) -> None:
         """A commit is one store path for two registries that share no directory."""
         paths = set()
@@ -230,7 +258,7 @@ class SubmoduleTests(PartsCase):
     def forget(self) -> None:
         """Forget all that was looked up and fetched."""
         for name in ("state", "cache"):
-            shutil.rmtree(self.directory / name)
+            shutil.rmtree(self.directory / name, ignore_errors=True)
 
 
 class LfsTests(PartsCase):

@@ -27,6 +27,7 @@ from nixery.sources.interface import TreeFetcher
 from nixery.sources.source import FlakeSource, SourceTree
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.unit.nix.test_commands import Script
+from tests.unit.sources.test_lfs import TEXT
 
 TREE = SourceTree(kind="git", url="https://h/p", commit="a" * 40, ref="refs/heads/main")
 ARCHIVE = SourceTree(kind="archive", url="https://h/a.tar.gz", commit="a" * 40)
@@ -219,6 +220,32 @@ class NixFetcherTests(SynchronousTestCase):
         self.assertEqual(command.environment["GIT_TERMINAL_PROMPT"], "0")
         self.assertNotIn("secret", " ".join(command.argv))
         self.assertIn("secret", command.environment.values())
+
+    def test_pointers_are_left_out(self) -> None:
+        """A tree with pointers of Git LFS is stored without them, also one of an earlier run."""
+        lists = []
+
+        def with_pointers() -> str:
+            command = self.script.commands[-1]
+            path = self.store / NAME
+            path.mkdir(exist_ok=True)
+            (path / "big").write_bytes(TEXT)
+            if "without" in command.argv:
+                place = Path(command.argv[command.argv.index("without") + 1])
+                lists.append((place, place.read_text()))
+                (path / "big").unlink()
+            return f'"{path}"'
+
+        self.fetches = [with_pointers] * 2
+        self.assertEqual(self.fetched(), self.store / NAME)
+        self.assertEqual([text for _, text in lists], ["big\n"])
+        (self.store / NAME / "big").write_bytes(TEXT)
+        self.fetcher = self.make()
+        self.fetches = [with_pointers] * 2
+        self.fetched()
+        self.assertEqual([text for _, text in lists], ["big\n"] * 2)
+        self.assertFalse((self.store / NAME / "big").exists())
+        self.assertFalse(any(place.exists() for place, _ in lists))
 
     def test_repository_with_a_working_tree_is_fetched_as_any_other(self) -> None:
         """A repository of this machine with a working tree is fetched as any other."""
