@@ -85,7 +85,10 @@ _PATH_FORBIDDEN = re.compile(
 _NOT_IN_SEARCH_PATH = re.compile(
     r"file '(?P<name>[^\n']*)' was not found in the Nix search path \(add it [^\n]*\)"
 )
-_NO_ANSWER = re.compile(r"unable to download '(?P<url>[^\n']*)': (?!HTTP error 4)")
+_NO_ANSWER = re.compile(
+    r"(?:Failed to open archive \(Source threw exception: error: )?"
+    r"unable to download '(?P<url>[^\n']*)': (?!HTTP error 4)"
+)
 _USER_INFO = re.compile(r"(?<=://)[^/@\s']+@")
 _OUR_ABORT = re.compile(
     r"evaluation aborted with the following error message: '(?:nixery: )(?P<text>.*)'\Z", re.DOTALL

@@ -13,6 +13,7 @@ from nixery.nix.evaluation_log import EvaluationLog
 
 SETTINGS = NixSettings(state_directory=Path("/s"), home=Path("/h"), max_eval_memory=2 * 1024**3)
 SET = Path("/set")
+ARCHIVE_FAILED = "Failed to open archive (Source threw exception: error: "
 NOT_FOUND = "file '{}' was not found in the Nix search path (add it using $NIX_PATH or -I)"
 
 
@@ -92,6 +93,7 @@ class EvaluationLogTests(SynchronousTestCase):
         for text, asked, unanswered in (
             (f"unable to download '{url}': Could not resolve host (6)", url, True),
             (f"unable to download '{url}': HTTP error 503", url, True),
+            (f"{ARCHIVE_FAILED}unable to download '{url}': Could not connect (7))", url, True),
             (f"unable to download '{url}': HTTP error 404", url, False),
             (f"unable to download '{url}': Could not resolve host (6)", "https://h/b", False),
             (f"x unable to download '{url}': HTTP error 503", url, False),
