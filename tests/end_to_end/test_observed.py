@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from twisted.trial.unittest import SkipTest
+
+from nixery.sources.mounts import file_system
 from tests.end_to_end.case import EndToEndCase
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.processes import private_directory, wait_until
@@ -74,6 +78,9 @@ class ObservedTests(EndToEndCase):
     def setUp(self) -> None:
         super().setUp()
         directory = private_directory("observed")
+        name, local = file_system(os.fsencode(directory))
+        if not local:
+            raise SkipTest(f"temporary files are on {name}, whose changes may go unseen")
         self.set, self.outside = directory / "set", directory / "outside"
         for each in (self.set / "files", self.outside):
             each.mkdir(parents=True)

@@ -25,6 +25,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 import nixery
 from nixery.runtime.workers import WorkerPool
 from nixery.sources import tree_scan
+from nixery.sources.mounts import file_system
 from nixery.sources.readable_paths import ReadablePath, readable_paths
 from nixery.sources.source import PathSource
 from nixery.sources.tree_watch import MISSING_RETRY_SECONDS, RETRY_SECONDS, TreeWatch
@@ -59,13 +60,21 @@ def mount(test: SynchronousTestCase, *arguments: str | Path) -> None:
     test.addCleanup(subprocess.run, ["umount", "-l", str(arguments[-1])], capture_output=True)
 
 
+def watchable_directory(test: SynchronousTestCase) -> Path:
+    """Make a directory that is there until the test has ended."""
+    directory = Path(tempfile.mkdtemp(prefix="nixery-watch-")).resolve()
+    test.addCleanup(shutil.rmtree, directory, ignore_errors=True)
+    name, local = file_system(os.fsencode(directory))
+    if not local:
+        raise SkipTest(f"temporary files are on {name}, whose changes may go unseen")
+    return directory
+
+
 class WatchCase(SynchronousTestCase):
     """A directory that is watched."""
 
     def setUp(self) -> None:
-        # Others may clean up what trial has in its own directory, or mount it elsewhere.
-        self.directory = Path(tempfile.mkdtemp(prefix="nixery-watch-")).resolve()
-        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+        self.directory = watchable_directory(self)
         self.outside = self.directory / "outside"
         self.outside.mkdir()
         self.tree = self.directory / "parent" / "set"
@@ -357,8 +366,7 @@ class ReactorTests(TestCase):
     """With real threads, and the real reactor."""
 
     def setUp(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="nixery-watch-")).resolve()
-        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+        self.directory = watchable_directory(self)
         self.pool = WorkerPool("test", 2, reactor)  # type: ignore[arg-type]
         self.pool.startService()
         self.addCleanup(self.pool.stopService)
