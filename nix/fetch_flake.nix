@@ -16,8 +16,9 @@
 
 let
   inherit (builtins)
-    addErrorContext attrNames concatMap elem fetchTree filter fromJSON head intersectAttrs
-    pathExists readFile removeAttrs substring toFile toJSON;
+    addErrorContext attrNames concatMap elem elemAt fetchTree filter foldl' fromJSON genList head
+    intersectAttrs isString length pathExists readDir readFile removeAttrs split substring toFile
+    toJSON;
 
   root = fetchTree (fromJSON tree);
 
@@ -36,11 +37,25 @@ let
       parent = head (filter
         (other: elem name (map (input: nodes.${other}.inputs.${input}) (attrNames (nodes.${other}.inputs or { }))))
         (attrNames nodes));
-      place =
-        if parent == lock.root then "${root}${below directory}"
-        else "${pathOf parent}${below (nodes.${parent}.locked.dir or "")}";
+      top = if parent == lock.root then root.outPath else pathOf parent;
+      base = if parent == lock.root then directory else nodes.${parent}.locked.dir or "";
+      parts = foldl'
+        (done: part:
+          if part == "" || part == "." then done
+          else if part != ".." then done ++ [ part ]
+          else if done == [ ] then throw "${locked.path} leads out of the flake"
+          else genList (elemAt done) (length done - 1))
+        [ ]
+        (filter isString (split "/" "${base}/${locked.path}"));
+      # Nothing is read by a link that leads elsewhere on this machine.
+      path = foldl'
+        (above: part:
+          if (readDir above).${part} or "" == "directory" then "${above}/${part}"
+          else throw "${locked.path} is no directory of the flake")
+        top
+        parts;
     in
-    builtins.path { path = "${place}/${locked.path}"; name = "source"; };
+    builtins.path { inherit path; name = "source"; sha256 = locked.narHash; };
 
   pathOf = name:
     let inherit (nodes.${name}) locked;

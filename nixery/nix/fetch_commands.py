@@ -47,7 +47,8 @@ _FLAKE_ADVICE = (
 
 _GIT_FAILED = re.compile(r"program '?git'? failed")
 _WRONG_HASH = re.compile(r"hash mismatch in file downloaded from '")
-_OTHER_CONTENT = re.compile(r"(?i:NAR )?hash mismatch")
+_OTHER_CONTENT = re.compile(r"(?:NAR )?hash mismatch|store path mismatch")
+_NOT_OF_FLAKE = re.compile(r".* (?:leads out|is no directory) of the flake")  # fetch_flake.nix
 _NOT_THERE = re.compile(r"HTTP error (?:404|410)")
 STORE_PATH = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+\-._?=]+")
 
@@ -245,6 +246,8 @@ def unavailable(
         advice = (
             "if that is what it should be, the hash in flake.lock or in the URL has to be renewed"
         )
+    elif _NOT_OF_FLAKE.match(reason):
+        advice = "correct flake.lock: nix flake lock writes it"
     return evolve(failure, what=what, advice=advice)
 
 

@@ -269,6 +269,24 @@ class FlakeTests(FlakeCase):
         self.assertEqual(await self.name(sources, "inputs", self.first), "one-plain-below-one")
         self.assertEqual([*(self.directory / "cache" / "nixery").glob("tmp*")], [])
 
+    async def test_directory_of_a_lock_file_is_one_of_the_flake(self) -> None:
+        """A lock file reads no directory that is outside of the flake, also not by a link."""
+        outside = self.directory / "outside"
+        outside.mkdir()
+        lock = (self.repository.work / "flake.lock").read_text()
+        (self.repository.work / "link").symlink_to(outside)
+        data = json.loads(lock)
+        data["nodes"]["below"]["locked"]["narHash"] = f"sha256-{'A' * 43}="
+        for path in ("./../../outside", "./link", "./none"):
+            data["nodes"]["below"]["locked"]["path"] = path
+            self.repository.write("flake.lock", json.dumps(data))
+            self.repository.save()
+            with self.assertRaises(SourceUnavailable) as caught:
+                await self.fetched(await self.make())
+            self.assertIn("its input below", caught.exception.message)
+            self.assertIn("of the flake", caught.exception.message)
+            self.assertIn("nix flake lock", caught.exception.message)
+
     async def test_evaluation_is_pure(self) -> None:
         """Neither the machine's files nor what has no hash is read."""
         self.repository.write("flake.lock", "")
