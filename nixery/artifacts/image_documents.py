@@ -18,7 +18,13 @@ from nixery.artifacts.spdx import spdx_document
 from nixery.image.closure import RuntimeGraph
 from nixery.image.packages import Evaluation
 
-__all__ = ["make_bills_of_materials", "make_documents"]
+__all__ = ["MAX_DOCUMENT_BYTES", "make_bills_of_materials", "make_documents"]
+
+MAX_DOCUMENT_BYTES = 11 * 2**20
+"""
+The size up to which a document is attached: signed, it grows by a third, and storages hold blobs
+of up to 16 MiB in memory.  A bill of materials of 6,000 store paths has as much.
+"""
 
 
 def make_documents(
@@ -40,10 +46,14 @@ def make_documents(
 
 
 def make_bills_of_materials(graph: RuntimeGraph, evaluation: Evaluation) -> tuple[Document, ...]:
-    """Return the bills of materials of an image: CycloneDX, then SPDX."""
+    """
+    Return the bills of materials of an image: CycloneDX, then SPDX.
+
+    One that is larger than :data:`MAX_DOCUMENT_BYTES` is left out.
+    """
     title = image_title(evaluation)
     components = image_components(graph, evaluation)
-    return (
+    bills = (
         Document(
             media_type=CYCLONEDX,
             predicate_type=CYCLONEDX_PREDICATE,
@@ -55,3 +65,4 @@ def make_bills_of_materials(graph: RuntimeGraph, evaluation: Evaluation) -> tupl
             data=spdx_document(title, components),
         ),
     )
+    return tuple(document for document in bills if len(document.data) <= MAX_DOCUMENT_BYTES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from attrs import define
+from twisted.logger import Logger
 
 from nixery.artifacts.document import Document
 from nixery.artifacts.image_documents import make_documents
@@ -19,6 +20,10 @@ from nixery.runtime.workers import Workers
 from nixery.sources.interface import Sources
 
 __all__ = ["DocumentMaker"]
+
+
+DOCUMENTS = 3
+"""The number of documents about an image that is not too large."""
 
 
 @define(kw_only=True, eq=False)
@@ -39,6 +44,8 @@ class DocumentMaker:
     builder: str
     wall_clock: WallClock | None = None
 
+    _log = Logger()
+
     async def make(self, request: ImageRequest, record: BuildRecord) -> tuple[Document, ...]:
         """Make the documents about an image, in the order in which clients see them."""
         evaluation = record.evaluation
@@ -58,7 +65,15 @@ class DocumentMaker:
             origins=record.origins,
             finished_on=None if self.wall_clock is None else _rfc_3339(self.wall_clock.now()),
         )
-        return await self.cpu.run(make_documents, record.graph, evaluation, provenance)
+        documents = await self.cpu.run(make_documents, record.graph, evaluation, provenance)
+        if len(documents) < DOCUMENTS:
+            self._log.warn(
+                "{image} has too many store paths ({count}) for {missing} of its SBOMs",
+                image=request.name.repository,
+                count=len(record.graph),
+                missing=DOCUMENTS - len(documents),
+            )
+        return documents
 
 
 def _rfc_3339(seconds: float) -> str:

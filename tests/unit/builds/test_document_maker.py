@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
+from nixery.artifacts import image_documents
 from nixery.artifacts.document import CYCLONEDX, IN_TOTO, SPDX
 from nixery.builds.document_maker import DocumentMaker
 from nixery.builds.documents import DOCUMENTS, read_attachments
@@ -70,6 +72,23 @@ class DocumentTests(BuilderCase):
         self.assertEqual(
             self.provenance(self.build("hello"))["runDetails"]["metadata"],
             {"finishedOn": "2027-01-15T08:00:00Z"},
+        )
+
+    def test_a_bill_of_materials_that_is_too_large_is_left_out(self) -> None:
+        """An image with very many store paths is made without one, and the log says so."""
+        cyclonedx, spdx, _ = self.attached(self.build("hello/git").manifests[0])
+        limit = (len(cyclonedx[1]) + len(spdx[1])) // 2
+        self.patch(image_documents, "MAX_DOCUMENT_BYTES", limit)
+        self.storage = CountingStorage()
+        self.restart()
+        self.builder.pipeline.documents = self.documents
+        with capturedLogs() as events:
+            image = self.build("hello/git")
+        kinds = [kind for kind, _ in self.attached(image.manifests[0])]
+        self.assertEqual(kinds, [CYCLONEDX, IN_TOTO])
+        told = [formatEvent(event) for event in events]
+        self.assertTrue(
+            any("too many store paths (5) for 1 of" in str(each) for each in told), told
         )
 
     def test_the_first_provenance_is_kept(self) -> None:
