@@ -6,8 +6,7 @@ Measure what clients with misspelt names cost another client.
 The package set has 63,000 names. Twelve clients ask for images of names that do not exist, each
 time other ones, while another client looks up packages that exist, each once, in the box of the
 start page: that takes an evaluation. Its delay is compared with its delay alone. The set is
-measured in the Nix store, where it cannot change, and at a path, where each misspelt name is
-evaluated.
+measured in the Nix store, where it cannot change, and at a path, whose changes are observed.
 """
 
 from __future__ import annotations
