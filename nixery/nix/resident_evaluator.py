@@ -97,6 +97,11 @@ class ResidentEvaluator:
         self._retired = False
 
     @property
+    def is_retired(self) -> bool:
+        """True if it was told to end."""
+        return self._retired
+
+    @property
     def has_ended(self) -> bool:
         """True if it answers no more questions."""
         return self._retired or self.process.has_exited

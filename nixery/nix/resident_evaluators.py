@@ -6,9 +6,9 @@ recently goes when there are too many, one that is not used for a while ends, an
 answered many questions, is old, or has grown large is replaced by another one, which has read the
 package set by then.
 
-A package set that may change at any time is read anew for each question.  A spare process is kept
-ready for that, since a process takes about as long to start as to evaluate a few packages; it
-has read nothing but the settings of Nix.
+A package set that may change at any time is read anew for each question, and one whose changes are
+seen after each change.  A spare process is kept ready for that, since a process takes about as long
+to start as to evaluate a few packages; it has read nothing but the settings of Nix.
 
 Only answers are used.  A question that gets none is evaluated in the ordinary way, so that errors
 are told in the same words with and without an evaluator.  What has ended evaluators twice is not
@@ -129,6 +129,7 @@ class ResidentEvaluators:
             return Reply(evaluator=evaluator, lost=True)
         except CancelledError:
             if not _is_constant(lookup):
+                evaluator.retire()
                 evaluator.process.kill()
             raise
         finally:
@@ -160,7 +161,7 @@ class ResidentEvaluators:
     async def stop(self) -> None:
         """Stop all processes, and wait until they have ended."""
         self._enabled = False
-        for evaluator in tuple(self._timers):
+        for evaluator in (*self._evaluators.values(), *self._timers):
             self._discard(evaluator)
         await self._starter.stop()
 
@@ -196,11 +197,12 @@ class ResidentEvaluators:
         """Decide what becomes of an evaluator that was asked."""
         if evaluator.answers:
             self._failed_starts = 0
+        if self._enabled and not evaluator.lookup.package_set.revision.pinned:
+            # For the next question, or for what the files are after their next change.
+            self._starter.keep_spare(evaluator.lookup)
         if not _is_constant(evaluator.lookup):
             evaluator.retire()
-            if self._enabled:
-                self._starter.keep_spare(evaluator.lookup)
-        elif self._is_kept(evaluator) and evaluator not in self._outworn:
+        elif self._enabled and self._is_kept(evaluator) and evaluator not in self._outworn:
             reason = self._outworn_reason(evaluator)
             if reason:
                 self._log.debug("an evaluator is replaced: {reason}", reason=reason)
@@ -252,9 +254,10 @@ class ResidentEvaluators:
         requests: Sequence[PackageRequest],
         error: EvaluatorLost,
     ) -> None:
-        self._discard(evaluator)
-        if not self._enabled:
+        if not self._enabled or evaluator.is_retired:
+            # It was stopped on purpose.
             return
+        self._discard(evaluator)
         self._log.info(
             "an evaluator of {package_set} is lost: {reason}",
             package_set=evaluator.lookup.package_set.revision.label,

@@ -37,8 +37,12 @@ SYSTEM = "x86_64-linux"
 TIMEOUT = 100.0
 
 
-def package_set(name: str = "a", *, pinned: bool = True, path: str = "") -> PackageSet:
-    revision = Revision(identity={"kind": "test", "name": name}, pinned=pinned, label=name)
+def package_set(
+    name: str = "a", *, pinned: bool = True, path: str = "", version: str | None = None
+) -> PackageSet:
+    revision = Revision(
+        identity={"kind": "test", "name": name}, pinned=pinned, label=name, version=version
+    )
     return PackageSet(revision=revision, path=Path(path or f"/{name}"))
 
 
@@ -531,9 +535,29 @@ class ChangingSetTests(EvaluatorsCase):
         self.answered("x", self.changing)
         self.stop()
 
+    def test_cancelled_question_is_asked_again(self) -> None:
+        """A question that was cancelled is not blamed for the end of its process."""
+        for _ in range(3):
+            asked = self.ask("x", self.changing)
+            asked.cancel()
+            self.failureResultOf(asked, CancelledError)
+        self.answered("x", self.changing)
+
+    def test_version_that_was_observed_is_kept(self) -> None:
+        """As long as no change is seen, one process answers all questions; a spare one waits."""
+        first = self.lookup(pinned=False, version="1")
+        self.answered("x", first)
+        self.answered("y", first)
+        self.clock.advance(START_DELAY_SECONDS)
+        self.assertEqual(self.running(), [0, 1])
+        self.assertEqual(self.repls[1].bound, [])
+        self.answered("x", first, by=0)
+
     def test_process_of_a_set_makes_room_for_that_of_its_next_version(self) -> None:
         """The process of what a path held before makes room for that of what it holds now."""
-        self.answered("x", self.lookup("a", path="/same"))
-        self.answered("x", self.lookup("a", path="/same", system="aarch64-linux"))
-        self.answered("x", self.lookup("b", path="/same"))
+        first = self.lookup(pinned=False, version="1")
+        self.answered("x", first)
+        self.answered("x", evolve(first, system="aarch64-linux"))
+        self.clock.advance(START_DELAY_SECONDS)
+        self.answered("x", self.lookup(pinned=False, version="2"), by=2)
         self.assertEqual(self.running(), [1, 2])
