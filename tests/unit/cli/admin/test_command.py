@@ -9,20 +9,29 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from attrs import evolve
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.artifacts.attachment import attach_document, encode_attachments
+from nixery.artifacts.document import SPDX, Document
+from nixery.builds.documents import DOCUMENTS
 from nixery.cli.admin.command import admin
 from nixery.cli.admin.prewarm import PrewarmResult, PullResponse, local_url, prewarm
-from nixery.image.manifests import digest_of
-from nixery.image.names import Tag, parse_image_name
+from nixery.image.manifests import OCI_MANIFEST, Manifest, digest_of
+from nixery.image.names import Digest, Tag, parse_image_name
+from nixery.inspection.catalog import REPORTS
+from nixery.inspection.report import ReportedLicense, make_report
+from nixery.inspection.report_file import encode_report
 from nixery.pulls.tag_records import tag_record_key
 from nixery.runtime.errors import FetchFailed
 from nixery.storage.filesystem import scan
+from tests.support.inspection import made_of
 from tests.support.stores import StoreCase
+from tests.support.strategies import graph_of
 from tests.unit.storage.test_contract import finish
 
 SYSTEM = "x86_64-linux"
@@ -178,6 +187,27 @@ class StoredTests(AdminCase):
             self.assertEqual(list(manifests), [each["digest"] for each in found["manifests"]])
             self.assertEqual([digest_of(b"1")], [each["digest"] for each in found["layers"]])
         self.assertIn("is not stored", self.run_admin("inspect", "git:v1", status=1))
+
+    def test_documents_and_licences_are_shown(self) -> None:
+        """The documents about an image are shown, and its licences by store paths."""
+        [oci, *_] = self.serve("git", "v1", b"1")
+        (found,) = json.loads(self.run_admin("inspect", "git:v1"))
+        self.assertEqual(([], None), (found["documents"], found["licenses"]))
+        subject = Manifest(media_type=OCI_MANIFEST, digest=Digest(oci), body=b"")
+        document = Document(media_type=SPDX, predicate_type="p", data=b"{}")
+        attachment = attach_document(subject, document).attachment
+        record = encode_attachments(subject.digest, [attachment])
+        finish(self.storage.set_record(DOCUMENTS, oci, record))
+        report = evolve(
+            make_report(made_of(graph_of({"a": 1, "b": 1, "c": 1}, {}))),
+            licenses=(ReportedLicense(text="MIT", paths=(0, 2)),),
+        )
+        finish(self.storage.set_record(REPORTS, oci, encode_report(report)))
+        (found,) = json.loads(self.run_admin("inspect", "git:v1"))
+        self.assertEqual(
+            [{"type": SPDX, "digest": digest_of(b"{}"), "size": 2}], found["documents"]
+        )
+        self.assertEqual(({"MIT": 2}, 1), (found["licenses"], found["paths_without_license"]))
 
     def test_limits_come_from_the_command_line(self) -> None:
         """Limits come from the command line; a rehearsal removes nothing."""
