@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from nixery.artifacts.attachment import decode_attachments
+from nixery.artifacts.simple_signing import decode_signature
 from nixery.builds.documents import DOCUMENTS
 from nixery.errors import StorageError
 from nixery.image.manifests import parse_manifest
@@ -15,6 +16,7 @@ from nixery.image.names import Digest
 from nixery.inspection.catalog import REPORTS
 from nixery.inspection.report_file import decode_report
 from nixery.runtime.sizes import format_size
+from nixery.storage.errors import BlobUnknown
 from nixery.storage.filesystem.scan import Inventory, StoredImage
 
 __all__ = ["to_plain_data", "describe_image", "format_table"]
@@ -92,7 +94,24 @@ def describe_image(inventory: Inventory, image: StoredImage) -> dict[str, object
         "layers": layers,
         **_packages(config),
         **_contents(inventory, image.manifests[0]),
+        "signatures": _signatures(inventory, image),
     }
+
+
+def _signatures(inventory: Inventory, image: StoredImage) -> list[dict[str, object]]:
+    """Return what was signed of an image by its names, and by which key."""
+    found: list[dict[str, object]] = []
+    for (kind, key), digest in sorted(inventory.other_records.items()):
+        if kind != "signature" or digest not in image.manifests:
+            continue
+        try:
+            signature = decode_signature(inventory.records.get(kind, key) or b"")
+            payload = json.loads(inventory.blobs.read(signature.payload.digest, is_use=False))
+            reference = payload["critical"]["identity"]["docker-reference"]
+        except (BlobUnknown, StorageError, ValueError, KeyError, TypeError):
+            continue
+        found.append({"reference": reference, "manifest": digest, "key": signature.key_id})
+    return sorted(found, key=lambda each: (str(each["reference"]), str(each["manifest"])))
 
 
 def _contents(inventory: Inventory, digest: Digest) -> dict[str, object]:

@@ -293,6 +293,7 @@ def _remove(
         if digest not in live and not recent:
             garbage.append(digest)
     result.total = inventory.total
+    garbage.sort(key=lambda digest: digest not in inventory.manifests)  # these first
     for start in range(0, len(garbage), REMOVAL_BATCH_SIZE):
         batch = garbage[start : start + REMOVAL_BATCH_SIZE]
         sizes = {

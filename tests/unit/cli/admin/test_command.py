@@ -101,6 +101,10 @@ class SigningTests(AdminCase):
             {(each["image"], each["added"]) for each in said},
         )
         self.assertIn("all is well", self.run_signed("verify"))
+        [shown] = json.loads(self.run_admin("inspect", "shell/git:v1"))
+        self.assertEqual(
+            ["reg.example/shell/git:v1"] * 2, [each["reference"] for each in shown["signatures"]]
+        )
         self.assertEqual(2, len(json.loads(self.run_admin("list", "--json"))))
 
     def test_without_a_key_nothing_is_signed(self) -> None:

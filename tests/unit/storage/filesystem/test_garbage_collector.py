@@ -504,6 +504,21 @@ class CrashTests(Unhurried):
             self.assertNotIn(digest_of(b"1"), self.inventory().files)
             self.assertIn(digest_of(b"recent"), self.stored())
 
+    def test_crash_among_what_is_attached(self) -> None:
+        """Wherever a collection dies, no manifest that is attached lacks its blobs."""
+        manifest, *_ = self.image("old", b"1")
+        attached = self.attach(manifest)
+        self.age()
+        with states_before_changes(self.root) as states:
+            self.collect(max_age=DAY)
+        self.assertGreater(len(states), 20)
+        for root in (*states[::3], self.root):
+            self.root = root
+            self.storage = self.open_storage()
+            self.assert_sound()
+            self.collect(max_age=DAY)
+            self.assertTrue(self.stored().isdisjoint(attached))
+
 
 def _at_once(steps: Callable[..., object]) -> Callable[..., object]:
     def all_of_them(found: object) -> list[None]:
