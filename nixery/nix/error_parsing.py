@@ -44,7 +44,8 @@ _NOT_LOCKED = re.compile(
     r"|the inputs of flake\.nix and those of flake\.lock differ"
     r"|lock ?file contains (?:mutable|unlocked) "
 )
-_INPUT = re.compile(r"while fetching the input '([^'\n]*)' of the flake")  # by fetch_flake.nix
+# By fetch_flake.nix, of which newer versions show the line as well, with the name's variable.
+_INPUT = re.compile(r"while fetching the input '([^'$\n]*)' of the flake")
 _NO_FLAKE = re.compile(
     r"/flake\.nix'?(?: does not exist|: No such file or directory)|there is no flake\.nix"
 )

@@ -184,6 +184,9 @@ class FlakeTests(SynchronousTestCase):
 
     def test_input_that_cannot_be_fetched_is_found_in_the_trace(self) -> None:
         """The innermost input that was being fetched is named."""
-        trace = "error: x\n … while fetching the input 'dep' of the flake\n at y"
+        trace = (
+            "error: … while fetching the input 'dep' of the flake\n"
+            " 51| addErrorContext \"while fetching the input '${name}' of the flake\""
+        )
         self.assertEqual(input_of(trace), "dep")
         self.assertIsNone(input_of("error: x"))
