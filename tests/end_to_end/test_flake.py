@@ -62,6 +62,16 @@ class FlakeTests(EndToEndCase):
             docker().pull(image).checked()
             said = docker().run(image, "cat", "/share/text").checked().stdout
             self.assertEqual(said, f"{word} {revisions[word][:7]}\n")
+        shown = registry.registry.get("/images/default/tools:v1/provenance.json").json()
+        materials = shown["predicate"]["buildDefinition"]["resolvedDependencies"]
+        commit = self.git(tools, "rev-parse", "HEAD").strip()
+        self.assertEqual(
+            [
+                {"uri": f"git+file://{flake}", "digest": {"gitCommit": revisions["first"]}},
+                {"uri": f"git+file://{tools}", "digest": {"gitCommit": commit}},
+            ],
+            materials[:2],
+        )
         unknown = registry.registry.manifest("default", "nope")
         self.assertEqual(unknown.status, 404)
         (flake / "flake.lock").unlink()
