@@ -148,8 +148,11 @@ class PackageIndexer:
         """Stop the pass, and wait until its process has ended."""
         self._stopped = True
         if self._task is not None:
-            finished = when_finished(self._task)
-            self._task.cancel()
+            task, finished = self._task, when_finished(self._task)
+            task.cancel()
+            if not self._context.settings.allow_import_from_derivation:
+                # Kills it at once: it writes nothing, and has no builders to stop.
+                task.cancel()
             await finished
 
     async def _make_all(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -201,4 +200,3 @@ class PackageIndexTests(TestCase):
         await deferLater(reactor, 0.1)
         await self.nix.stop()
         self.assertIsNone(await self.indexes.get(package_set.revision, SYSTEM))
-        shutil.rmtree(self.directory / "set")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -339,19 +340,31 @@ class PackageIndexerTests(SynchronousTestCase):
     # -- the end -----------------------------------------------------------------
 
     def test_pass_is_stopped(self) -> None:
-        """A pass is stopped with its process, and no other one begins."""
+        """A pass is stopped with its process, which is killed at once, and no other one begins."""
         self.request()
         self.list_names(8)
-        child = self.running
-        child.exit_delay = Deferred()
-        stopped = Deferred.fromCoroutine(self.indexer.stop())
-        self.assertNoResult(stopped)
+        child, killed = self.running, []
+        child.exit_delay = Deferred(killed.append)
+        self.successResultOf(Deferred.fromCoroutine(self.indexer.stop()))
         self.assertTrue(child.stopped)
-        child.exit_delay.callback(None)
-        self.successResultOf(stopped)
+        self.assertEqual([child.exit_delay], killed)
         self.request()
         self.assertEqual(2, len(self.children.processes))
         self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_process_that_may_build_is_given_time(self) -> None:
+        """A process that may have builders is not killed, so that it can stop them."""
+        settings = evolve(self.context.settings, allow_import_from_derivation=True)
+        self.context = evolve(self.context, settings=settings)
+        self.indexer = self.make_indexer()
+        self.request()
+        child = self.running
+        child.exit_delay = Deferred()
+        stopped = Deferred.fromCoroutine(self.indexer.stop())
+        self.assertTrue(child.stopped)
+        self.assertNoResult(stopped)
+        child.exit_delay.callback(None)
+        self.successResultOf(stopped)
 
     def test_pass_that_waits_is_stopped(self) -> None:
         """A pass that has not begun, or stands still, is stopped as well."""
