@@ -209,6 +209,8 @@ class FetchCommands:
             if tree.flake is None and advice_on(error.output.stderr) is not None:
                 raise git_failure(error, source=tree.url, what=tree.commit) from error
             reason = error_text(error.output.stderr, self._context.settings)
+            # The trace names an input, which ``unavailable`` tells.
+            reason = reason.partition("\n… ")[0]
             if _GIT_FAILED.match(reason):
                 reason = git_reason(error.output.stderr)
             if tree.kind == "hashed" and _WRONG_HASH.search(error.output.stderr):
