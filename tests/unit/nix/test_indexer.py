@@ -343,7 +343,8 @@ class PackageIndexerTests(SynchronousTestCase):
         """A pass is stopped with its process, which is killed at once, and no other one begins."""
         self.request()
         self.list_names(8)
-        child, killed = self.running, []
+        child = self.running
+        killed: list[Deferred[None]] = []
         child.exit_delay = Deferred(killed.append)
         self.successResultOf(Deferred.fromCoroutine(self.indexer.stop()))
         self.assertTrue(child.stopped)
