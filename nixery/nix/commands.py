@@ -172,7 +172,7 @@ class NixCommands:
     def enable_indexing(self, indexes: PackageIndexes, building: Callable[[], bool]) -> None:
         """List each package set that is used from now on; see :class:`PackageIndexer`."""
         self._indexer = PackageIndexer(self._context, indexes, self._evaluator.lookup, building)
-        self._evaluator.use_indexes(indexes)
+        self._evaluator.package_indexes = indexes
 
     def _used(self, package_set: PackageSet, system: str) -> AbstractContextManager[None]:
         return nullcontext() if self._indexer is None else self._indexer.used(package_set, system)
@@ -194,6 +194,10 @@ class NixCommands:
         self._evaluator.prepare_evaluation(package_set, system)
         if self._indexer is not None:
             self._indexer.request(package_set, system)
+
+    async def recall_names(self, package_set: PackageSet, system: str) -> None:
+        """Read the names of a listed package set: the first misspelt one is told quickly then."""
+        await self._evaluator.recall_names(package_set, system)
 
     def prewarm(self) -> None:
         """See :meth:`nixery.nix.interface.Nix.prewarm`."""

@@ -104,11 +104,8 @@ class Evaluator:
         self._policy = FetchPolicy(context.settings)
         self._roots = FetchedRoots(context)
         self._residents = ResidentEvaluators(context, on_fetched=self._roots.keep)
-        self._package_indexes: PackageIndexes | None = None
-
-    def use_indexes(self, indexes: PackageIndexes) -> None:
-        """Recall the names of package sets that were listed before."""
-        self._package_indexes = indexes
+        # They know the names of package sets that were listed before.
+        self.package_indexes: PackageIndexes | None = None
 
     def keep_evaluators(self) -> None:
         """See :meth:`nixery.nix.commands.NixCommands.keep_evaluators`."""
@@ -117,6 +114,11 @@ class Evaluator:
     def prepare_evaluation(self, package_set: PackageSet, system: str) -> None:
         """See :meth:`nixery.nix.commands.NixCommands.prepare_evaluation`."""
         self._residents.prepare(self.lookup(package_set, system))
+
+    async def recall_names(self, package_set: PackageSet, system: str) -> None:
+        """See :meth:`nixery.nix.commands.NixCommands.recall_names`."""
+        if self.package_indexes is not None:
+            await self.package_indexes.recall_names(self._indexes, package_set.revision, system)
 
     async def stop(self) -> None:
         """Stop the evaluators that are kept, and the commands that make roots."""
@@ -177,8 +179,7 @@ class Evaluator:
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
     ) -> dict[PackageRequest, LookupResult]:
         """Return results for the packages that are known to be missing."""
-        if self._package_indexes is not None:
-            await self._package_indexes.recall_names(self._indexes, package_set.revision, system)
+        await self.recall_names(package_set, system)
         names = self._indexes.top_level(package_set.revision, system)
         if names is None:
             return {}

@@ -33,6 +33,7 @@ def make_warm_up(
         if isinstance(config.source, PathSource):
             package_set = await sources.fetch(await sources.resolve(LATEST))
             nix.prepare_evaluation(package_set, config.system)
+            await nix.recall_names(package_set, config.system)
 
     async def start() -> None:
         for preparation in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,9 @@ class PackageIndexTests(TestCase):
         other = make_nix(self.directory, environ=environ, config={"flavour": "sweet"})
         self.addCleanup(lambda: Deferred.fromCoroutine(other.stop()))
         other.enable_indexing(self.indexes, lambda: True)
+        await other.recall_names(package_set, SYSTEM)
+        # They are in memory then.
+        shutil.rmtree(self.directory / "indexes")
         [request] = [
             each
             for each in parse_image_name("plaim", SYSTEM).package_requests
