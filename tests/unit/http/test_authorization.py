@@ -163,7 +163,7 @@ class MatrixTests(SynchronousTestCase):
         """Yield the rows of what refers to the manifest of an image: of that, and by that name."""
         image = self.digests[name]
         yield Row(f"/v2/{name}/referrers/{image}", BLOB_WAYS[:2], may)
-        for suffix in ("", ".sig"):
+        for suffix in ("", ".sig", ".att"):
             yield Row(f"/v2/{name}/manifests/{image.replace(':', '-')}{suffix}", BLOB_WAYS, may)
         index = json.loads(self.ask("bob", GET, f"/v2/{name}/referrers/{image}")[1])
         document, *_, bundle = index["manifests"]
