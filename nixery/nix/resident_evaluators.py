@@ -49,7 +49,7 @@ MAX_ANSWERS = 2000
 MAX_MEMORY_SHARE = 0.5
 """The share of ``max_eval_memory`` beyond which an evaluator is replaced."""
 
-MAX_FAILED_STARTS = 2
+MAX_FAILED_STARTS = 3
 """The most processes in a row that do not answer as they should; then no more are started."""
 
 WARM_UP = tuple(PackageRequest(name=name, exact=True, optional=True) for name in DEFAULT_PACKAGES)
