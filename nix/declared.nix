@@ -12,7 +12,7 @@
 { get }:
 
 let
-  inherit (builtins) elem head filter isAttrs isList isString length map stringLength;
+  inherit (builtins) elem head filter isAttrs isList isString length map seq stringLength;
   inherit (import ./text.nix) toText;
 
   maxBytes = 300;
@@ -42,7 +42,7 @@ let
 in
 meta:
 let
-  declared = get (value: true) null (meta.license or null);
+  declared = get (value: seq value true) null (meta.license or null);
 in
 {
   licenses =
