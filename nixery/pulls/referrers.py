@@ -105,7 +105,7 @@ class Referrers:
         :raises StorageError: the storage failed.
         """
         signatures = await self._signatures(name, digest)
-        if not signatures:
+        if self._keys and self._keys[0].id not in {each.key_id for each in signatures}:
             await self._sign(name, digest)
             signatures = await self._signatures(name, digest)
         if not signatures:
@@ -205,7 +205,10 @@ class Referrers:
         return [each for each in signatures if each.payload.digest not in missing]
 
     async def _sign(self, name: ImageName, digest: Digest) -> None:
-        """Sign an image that was served for a name before this key was there."""
+        """
+        Sign an image that was served for a name before this key was there: under the tags that
+        mean it now, and those under which a former key has signed it.
+        """
         if self.signer is None:
             return
         if await self.storage.get_record(MEMBERS, member_record_key(name, digest)) is None:
@@ -223,9 +226,21 @@ class Referrers:
             if info.media_type in MANIFEST_TYPES:
                 body = await self.storage.read(digest, record_use=False)
                 manifest = Manifest(media_type=info.media_type, digest=digest, body=body)
-                await self.signer.sign(name, None, Image(manifests=(manifest,)))
+                for tag in (None, *await self._former_tags(name, digest)):
+                    await self.signer.sign(name, tag, Image(manifests=(manifest,)))
         except BlobUnknown:
             return
+
+    async def _former_tags(self, name: ImageName, digest: Digest) -> list[Tag]:
+        """Return the tags under which former keys have signed a manifest for a name."""
+        assert self.signer is not None
+        reference = f"{self.signer.host}/{name.repository}"
+        tags: set[Tag] = set()
+        for key in self._keys[1:]:
+            prefix = signature_prefix(reference, digest, key)
+            keys = await self.storage.list_records(SIGNATURES, prefix)
+            tags.update(Tag(each.removeprefix(prefix)) for each in keys)
+        return sorted(tags)
 
     @property
     def _keys(self) -> tuple[VerificationKey, ...]:

@@ -326,6 +326,29 @@ class RotationTests(SignedCase):
             pem = key.verification.pem
             verify_simple_signing(layer, payload, pem=pem, manifest=manifest.digest)
 
+    def test_new_key_signs_what_is_pulled_by_digest(self) -> None:
+        """
+        After a rotation signatures are complete without a pull by tag, also of an image that its
+        tag has left since.
+        """
+        images = [self.build("hello")]
+        self.nix.packages = [evolve(each, version="2.0") for each in self.nix.packages]
+        images.append(self.build("hello"))
+        former = self.key
+        self.key = SigningKey(private_key=Ed25519PrivateKey.generate())
+        self.previous = (former.verification,)
+        self.restart()
+        for image in images:
+            for manifest in image.manifests:
+                tag = manifest.digest.replace(":", "-") + ".sig"
+                layers = self.read(f"/v2/hello/manifests/{tag}")["layers"]
+                for key, layer in zip((self.key, former), layers, strict=True):
+                    payload = self.get(f"/v2/hello/blobs/{layer['digest']}").body
+                    reference = verify_simple_signing(
+                        layer, payload, pem=key.verification.pem, manifest=manifest.digest
+                    )
+                    self.assertEqual(reference, f"{HOST}/hello:latest")
+
     def test_signatures_by_keys_that_are_gone_are_not_shown(self) -> None:
         """What a key signed that is not configured any more is not shown."""
         [manifest, *_] = self.build("hello").manifests
