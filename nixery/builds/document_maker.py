@@ -9,11 +9,12 @@ from twisted.logger import Logger
 
 from nixery.artifacts.document import Document
 from nixery.artifacts.image_documents import make_documents
-from nixery.artifacts.provenance import Provenance
-from nixery.builds.build_record import BuildRecord
+from nixery.artifacts.provenance import Origins, Provenance
 from nixery.builds.materials import flake_materials, source_materials
 from nixery.builds.request import ImageRequest
+from nixery.image.closure import RuntimeGraph
 from nixery.image.names import canonical_repository
+from nixery.image.packages import Evaluation
 from nixery.nix.interface import Nix
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.workers import Workers
@@ -46,9 +47,15 @@ class DocumentMaker:
 
     _log = Logger()
 
-    async def make(self, request: ImageRequest, record: BuildRecord) -> tuple[Document, ...]:
-        """Make the documents about an image, in the order in which clients see them."""
-        evaluation = record.evaluation
+    async def make(
+        self, request: ImageRequest, evaluation: Evaluation, graph: RuntimeGraph, origins: Origins
+    ) -> tuple[Document, ...]:
+        """
+        Make the documents about an image, in the order in which clients see them.
+
+        :param graph: the closure of the evaluated packages.
+        :param origins: the origins of the store paths that were made valid for the image.
+        """
         materials = source_materials(request.revision)
         if request.revision.identity["kind"] == "flake":
             package_set = await self.sources.fetch(request.revision)
@@ -61,16 +68,16 @@ class DocumentMaker:
             derivations=[package.derivation for package in evaluation.packages],
             evaluation=self.nix.evaluation_identity(),
             nix_version=self.nix.version(),
-            graph=record.graph,
-            origins=record.origins,
+            graph=graph,
+            origins=origins,
             finished_on=None if self.wall_clock is None else _rfc_3339(self.wall_clock.now()),
         )
-        documents = await self.cpu.run(make_documents, record.graph, evaluation, provenance)
+        documents = await self.cpu.run(make_documents, graph, evaluation, provenance)
         if len(documents) < DOCUMENTS:
             self._log.warn(
                 "{image} has too many store paths ({count}) for {missing} of its SBOMs",
                 image=request.name.repository,
-                count=len(record.graph),
+                count=len(graph),
                 missing=DOCUMENTS - len(documents),
             )
         return documents

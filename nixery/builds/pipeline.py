@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from nixery.artifacts.document import Document
+from nixery.artifacts.provenance import Origins
 from nixery.builds.build_record import BuildRecord
 from nixery.builds.document_maker import DocumentMaker
 from nixery.builds.errors import ImageTimedOut
@@ -253,7 +254,14 @@ class ImagePipeline:
                 plan_layers, graph, request.settings.popularity, request.settings.layers
             )
             progress.phase(Phase.PACKING)
-            packed = await self._pack(evaluation, graph, plan, progress)
+            packed: _PackedImage
+            documents: tuple[Document, ...]
+            # The documents are about what is in the layers, and not about the layers.
+            work: tuple[Coroutine[Deferred[Any], Any, Any], ...] = (
+                self._pack(evaluation, graph, plan, progress),
+                self._make_documents(request, evaluation, graph, realisation.origins),
+            )
+            packed, documents = await gather(work)
             if self.nix.root_expired(realisation):
                 await self._discard_layers(plan)
             self._log_root(request.name.repository, packed.root)
@@ -282,8 +290,14 @@ class ImagePipeline:
         )
         if self.on_built is not None:
             self.on_built(record)
-        documents = () if self.documents is None else await self.documents.make(request, record)
         return _MadeImage(image=image, documents=documents)
+
+    async def _make_documents(
+        self, request: ImageRequest, evaluation: Evaluation, graph: RuntimeGraph, origins: Origins
+    ) -> tuple[Document, ...]:
+        if self.documents is None:
+            return ()
+        return await self.documents.make(request, evaluation, graph, origins)
 
     async def _discard_layers(self, plan: LayerPlan) -> None:
         """
