@@ -31,10 +31,10 @@ from nixery.builds.progress import Build
 from nixery.builds.realisation import realise
 from nixery.builds.request import ImageRequest
 from nixery.builds.settings import BuildLimits
-from nixery.image.closure import RuntimeGraph, StorePath
+from nixery.image.closure import RuntimeGraph
 from nixery.image.manifests import Image, ImageLayer, build_image
 from nixery.image.names import Digest
-from nixery.image.packages import Evaluation
+from nixery.image.packages import Evaluation, attributes_with
 from nixery.layers.errors import ReservedName
 from nixery.layers.grouping import plan_layers
 from nixery.layers.plan import LayerPlan
@@ -331,21 +331,8 @@ class ImagePipeline:
             await self._packer.check_names(graph.paths)
         except ReservedName as error:
             top = "/".join(error.path.split("/")[:4])
-            raise evolve(
-                error,
-                packages=tuple(
-                    sorted(
-                        package.attribute
-                        for package in evaluation.packages
-                        if any(
-                            path.path == top
-                            for path in graph.subgraph(
-                                StorePath(output.path) for output in package.outputs
-                            ).paths
-                        )
-                    )
-                ),
-            ) from error
+            packages = attributes_with(evaluation, graph, top)
+            raise evolve(error, packages=packages) from error
 
     def _log_root(self, image: str, root: RootTree) -> None:
         """Log the first of the packages' entries that are not in the root."""

@@ -13,11 +13,20 @@ from collections.abc import Iterable
 
 from attrs import evolve, frozen
 
+from nixery.image.closure import RuntimeGraph, StorePath
 from nixery.image.declarations import License
 from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
 from nixery.image.names import PackageRequest
 
-__all__ = ["LookupResult", "Evaluation", "Output", "Package", "make_evaluation", "refused_problems"]
+__all__ = [
+    "LookupResult",
+    "Evaluation",
+    "Output",
+    "Package",
+    "attributes_with",
+    "make_evaluation",
+    "refused_problems",
+]
 
 
 @frozen(kw_only=True, order=True)
@@ -165,4 +174,20 @@ def _merge(first: Package, second: Package) -> Package:
         priority=min(first.priority, second.priority),
         outputs=tuple(sorted(outputs)),
         other_outputs=tuple(sorted({*first.other_outputs, *second.other_outputs} - outputs)),
+    )
+
+
+def attributes_with(evaluation: Evaluation, graph: RuntimeGraph, path: str) -> tuple[str, ...]:
+    """Return the attributes of the packages whose closure has a store path, sorted."""
+    return tuple(
+        sorted(
+            package.attribute
+            for package in evaluation.packages
+            if any(
+                each.path == path
+                for each in graph.subgraph(
+                    StorePath(output.path) for output in package.outputs
+                ).paths
+            )
+        )
     )
