@@ -206,8 +206,8 @@ class Referrers:
 
     async def _sign(self, name: ImageName, digest: Digest) -> None:
         """
-        Sign an image that was served for a name before this key was there: under the tags that
-        mean it now, and those under which a former key has signed it.
+        Sign an image that was served for a name before this key was there, or whose signatures
+        are gone: under the tags that mean it now, and those under which a former key has signed it.
         """
         if self.signer is None:
             return
@@ -220,14 +220,15 @@ class Referrers:
         for tag_key, record in sorted(tags.items()):
             image = await self.image_cache.get(record.decode("ascii", "replace"), record_use=False)
             if image is not None and digest in {each.digest for each in image.manifests}:
-                await self.signer.sign(name, Tag(tag_key.removeprefix(prefix)), image)
+                tag = Tag(tag_key.removeprefix(prefix))
+                await self.signer.sign(name, tag, image, again=True)
         try:
             info = await self.storage.stat(digest)
             if info.media_type in MANIFEST_TYPES:
                 body = await self.storage.read(digest, record_use=False)
                 manifest = Manifest(media_type=info.media_type, digest=digest, body=body)
-                for tag in (None, *await self._former_tags(name, digest)):
-                    await self.signer.sign(name, tag, Image(manifests=(manifest,)))
+                for former in (None, *await self._former_tags(name, digest)):
+                    await self.signer.sign(name, former, Image(manifests=(manifest,)))
         except BlobUnknown:
             return
 

@@ -77,15 +77,18 @@ class ImageSigner:
     _signed: dict[tuple[str, Tag | None], ReferenceType[Image]] = field(factory=dict, init=False)
     _log = Logger()
 
-    async def sign(self, name: ImageName, tag: Tag | None, image: Image) -> None:
+    async def sign(
+        self, name: ImageName, tag: Tag | None, image: Image, *, again: bool = False
+    ) -> None:
         """
         Sign an image as what a name and a tag mean, unless it is signed.
 
         A failure is logged: the image can be served without.
 
         :param tag: ``None`` to sign its manifests and documents only.
+        :param again: look for its signatures in the storage even if this process has signed it.
         """
-        if self.keys is None or self.is_signed(name, tag, image):
+        if self.keys is None or (not again and self.is_signed(name, tag, image)):
             return
         label = name.repository if tag is None else f"{name.repository}:{tag}"
         try:

@@ -280,6 +280,16 @@ class SigningTests(SignedCase):
         self.assertEqual(digest_of(self.bundle(listed)), bundle)
         self.assertEqual(self.references(manifest), [f"{HOST}/hello:latest"])
 
+    def test_lost_signatures_are_made_again_when_asked_for(self) -> None:
+        """A process that remembers to have signed an image signs it again if that is gone."""
+        [manifest, *_] = self.build("hello").manifests
+        self.build("hello")
+        for kind, key in [*self.storage._records]:
+            if kind in ("bundle", "signature"):
+                self.now(self.storage.delete_record(kind, key))
+        self.assertEqual(self.references(manifest), [f"{HOST}/hello:latest"])
+        self.assertEqual(len(self.listed(manifest)), 1)
+
 
 class RotationTests(SignedCase):
     """Tests of images of another time: unsigned ones, and those of a former key."""
