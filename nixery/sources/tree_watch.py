@@ -91,6 +91,9 @@ def interpret(events: Iterable[Event], placement: Placement) -> Changes:
             placement.count -= 1
             placement.directories.pop(watch, None)
             continue
+        elif name and watch in placement.components and watch not in placement.directories:
+            # It happened beside a component, which has a watch of its own.
+            continue
         elif name and watch in placement.directories:
             if mask & IN_MOVED_FROM:
                 moved.add(cookie)

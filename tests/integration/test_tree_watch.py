@@ -170,6 +170,16 @@ class EditTests(WatchCase):
         (other / "set" / "default.nix").write_text("4")
         self.assertEqual(before, self.version())
 
+    def test_what_lies_beside_the_way_is_no_change(self) -> None:
+        """Files beside a component of the configured path are changed, and not read by anybody."""
+        beside = self.tree.parent / "beside"
+        before = self.version()
+        beside.write_text("1")
+        beside.chmod(0o600)
+        self.outside.chmod(0o700)
+        self.assertEqual(before, self.version())
+        self.assert_seen(lambda: self.tree.parent.chmod(0o700))
+
     def test_files_and_overlays(self) -> None:
         """Beside a file all that is in its directory counts, beside an overlay nothing."""
         overlay = self.outside / "overlay.nix"
