@@ -109,6 +109,9 @@ class ImageService:
     _head_evaluations: MutableMapping[str, Evaluation] = field(init=False)
     _recorded_keys: MutableMapping[str, str] = field(init=False)
     _stale_since: MutableMapping[str, float] = field(init=False)
+    # Whether changes were observed since the start: while they may go unseen again, something is
+    # being changed.
+    _was_observed: bool = field(default=False, init=False)
     # By request and tag, for two tags of one revision are two builds in the tracker; and by the
     # last evaluation that has begun, for a request that comes later may be due to a change.
     _jobs: SingleFlight[tuple[str, Tag, int], Image] = field(factory=SingleFlight, init=False)
@@ -222,6 +225,7 @@ class ImageService:
     # -- revisions whose changes are observed ----------------------------------------
 
     async def _get_observed(self, request: ImageRequest, tag: Tag) -> Image:
+        self._was_observed = True
         key = self._observed_keys.get(request.key)
         if key is not None:
             self.evaluation_lookups.memory += 1
@@ -271,7 +275,7 @@ class ImageService:
 
     async def _get_unpinned(self, request: ImageRequest, tag: Tag, *, is_head: bool) -> Image:
         evaluation = self._evaluations.get(request.key)
-        if evaluation is None and not is_head:
+        if evaluation is None and not is_head and not self._was_observed:
             evaluation = self._head_evaluations.pop(request.key, None)
         if evaluation is not None:
             self.evaluation_lookups.memory += 1

@@ -343,6 +343,15 @@ class ObservedTests(BuilderCase):
         self.build("hello")
         self.assertEqual(len(self.nix.evaluations), 4)
 
+    def test_no_head_is_kept_for_a_while_of_changes(self) -> None:
+        """Two changes of many files, which take a moment to be watched, are seen by their pulls."""
+        self.build("hello")
+        self.change(None)
+        head = self.successResultOf(self.request("hello", is_head=True))
+        self.change(None)
+        self.nix.packages = PACKAGES
+        self.assertNotEqual(self.build("hello"), head)
+
     def test_a_new_process_knows_nothing(self) -> None:
         """A version means nothing to another process, which may have the same number."""
         first = self.build("hello")
