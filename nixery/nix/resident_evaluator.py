@@ -32,7 +32,7 @@ CHECK_TIMEOUT_SECONDS = 20.0
 MAX_WAIT_SECONDS = 1.0
 """
 Seconds that a question waits for those before it: by then, an evaluation of its own has often
-ended.
+ended.  Behind one that has taken as long already, it does not wait.
 """
 
 SHARE_OF_TIMEOUT = 0.5
@@ -93,6 +93,7 @@ class ResidentEvaluator:
         self._clock = context.clock
         self._timeout = context.settings.eval_timeout * SHARE_OF_TIMEOUT
         self._turn = DeferredLock()
+        self._turn_began = 0.0
         self._understood = False
         self._retired = False
 
@@ -117,6 +118,8 @@ class ResidentEvaluator:
         :raises EvaluatorBusy: other questions took too long.
         :raises EvaluatorLost: the process has ended without an answer.
         """
+        if self._turn.locked and self._clock.seconds() >= self._turn_began + MAX_WAIT_SECONDS:
+            raise EvaluatorBusy
         try:
             await with_timeout(MAX_WAIT_SECONDS, self._clock, self._take_turn())
         except TimedOut:
@@ -132,6 +135,7 @@ class ResidentEvaluator:
         await self._turn.acquire()
 
     async def _ask_in_turn(self, requests: Sequence[PackageRequest]) -> bytes | None:
+        self._turn_began = self._clock.seconds()
         try:
             if self._retired:
                 raise EvaluatorBusy
