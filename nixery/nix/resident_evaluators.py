@@ -50,7 +50,13 @@ MAX_MEMORY_SHARE = 0.5
 """The share of ``max_eval_memory`` beyond which an evaluator is replaced."""
 
 MAX_FAILED_STARTS = 3
-"""The most processes in a row that do not answer as they should; then no more are started."""
+"""The most processes in a row that do not answer as they should; then no more are asked."""
+
+RETRY_SECONDS = 600.0
+"""
+Seconds after which another process is tried, for the fault may pass: while the Nix daemon is
+restarted, no process starts.
+"""
 
 WARM_UP = tuple(PackageRequest(name=name, exact=True, optional=True) for name in DEFAULT_PACKAGES)
 """The question for an evaluator that no client has asked yet: these are in each image."""
@@ -96,6 +102,8 @@ class ResidentEvaluators:
         self._timers: dict[ResidentEvaluator, IDelayedCall] = {}
         self._outworn: set[ResidentEvaluator] = set()
         self._failed_starts = 0
+        # While it is set, processes do not work, and none is asked for a client.
+        self._next_try: IDelayedCall | None = None
         self._enabled = False
 
     def enable(self) -> None:
@@ -163,13 +171,15 @@ class ResidentEvaluators:
         self._enabled = False
         for evaluator in (*self._evaluators.values(), *self._timers):
             self._discard(evaluator)
+        if self._next_try is not None and self._next_try.active():
+            self._next_try.cancel()
         await self._starter.stop()
 
     # -- evaluators ---------------------------------------------------------------
 
     def _can_keep(self, lookup: Lookup) -> bool:
         # The repl of Nix 2.8 does not heed that the evaluation of a flake is to be pure.
-        return self._enabled and not lookup.package_set.flake
+        return self._enabled and self._next_try is None and not lookup.package_set.flake
 
     def _evaluator(self, lookup: Lookup) -> ResidentEvaluator:
         """Return the evaluator of a package set, a new one if there is none."""
@@ -197,12 +207,13 @@ class ResidentEvaluators:
         """Decide what becomes of an evaluator that was asked."""
         if evaluator.answers:
             self._failed_starts = 0
-        if self._enabled and not evaluator.lookup.package_set.revision.pinned:
+        can_keep = self._can_keep(evaluator.lookup)
+        if can_keep and not evaluator.lookup.package_set.revision.pinned:
             # For the next question, or for what the files are after their next change.
             self._starter.keep_spare(evaluator.lookup)
         if not _is_constant(evaluator.lookup):
             evaluator.retire()
-        elif self._enabled and self._is_kept(evaluator) and evaluator not in self._outworn:
+        elif can_keep and self._is_kept(evaluator) and evaluator not in self._outworn:
             reason = self._outworn_reason(evaluator)
             if reason:
                 self._log.debug("an evaluator is replaced: {reason}", reason=reason)
@@ -267,13 +278,33 @@ class ResidentEvaluators:
             self._suspects.add_question(_key(evaluator.lookup), requests)
             return
         self._failed_starts += 1
-        if self._failed_starts == MAX_FAILED_STARTS:
-            self._enabled = False
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            self._give_up(evaluator.lookup, error.reason)
+
+    def _give_up(self, lookup: Lookup, reason: str) -> None:
+        """Ask no evaluator until one has answered that no client waits for."""
+        if self._next_try is None:
             self._log.warn(
                 "nix repl does not work as expected ({reason}): no package set is kept in memory,"
                 " and each evaluation reads it again",
-                reason=error.reason,
+                reason=reason,
             )
+        elif self._next_try.active():
+            return
+        self._next_try = self._context.clock.callLater(RETRY_SECONDS, self._try_again, lookup)
+
+    def _try_again(self, lookup: Lookup) -> None:
+        failed_starts = self._failed_starts
+        evaluator = self._start(lookup)
+
+        def tried(_: object) -> None:
+            evaluator.retire()
+            if self._enabled and self._failed_starts <= failed_starts:
+                self._failed_starts = 0
+                self._next_try = None
+                self._log.info("nix repl works again: package sets are kept in memory")
+
+        self._warm(evaluator).addBoth(tried)
 
     def _discard(self, evaluator: ResidentEvaluator) -> None:
         """Have an evaluator end once it has answered what it was asked."""

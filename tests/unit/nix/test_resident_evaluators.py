@@ -23,6 +23,7 @@ from nixery.nix.resident_evaluators import (
     IDLE_SECONDS,
     MAX_AGE_SECONDS,
     MAX_FAILED_STARTS,
+    RETRY_SECONDS,
     Reply,
     ResidentEvaluators,
 )
@@ -195,6 +196,17 @@ class QuestionTests(EvaluatorsCase):
         self.successResultOf(first)
         self.answered("y", by=0)
 
+    def test_question_behind_one_that_takes_long_does_not_wait_at_all(self) -> None:
+        """One slow question costs those of others no second each."""
+        first = self.ask("x")
+        self.clock.advance(MAX_WAIT_SECONDS)
+        for name in "yz":
+            self.assertEqual(self.successResultOf(self.ask(name)), Reply())
+        self.repls[0].answer("1")
+        self.successResultOf(first)
+        self.clock.advance(MAX_WAIT_SECONDS)
+        self.answered("y", by=0)
+
     def test_cancelled_question_goes_on_and_the_next_one_is_asked(self) -> None:
         """A cancelled question does not end the process, which answers the next one behind it."""
         first = self.ask("x")
@@ -329,6 +341,37 @@ class LossTests(EvaluatorsCase):
         self.assertEqual(self.running(), [])
         [warning] = self.warnings()
         self.assertIn("nix repl", warning["log_format"])
+
+    def give_up(self) -> None:
+        self.spawner.understands = False
+        for _ in range(MAX_FAILED_STARTS):
+            self.successResultOf(self.ask("x"))
+
+    def test_repl_is_tried_again_later(self) -> None:
+        """A fault that has passed, as while the Nix daemon was restarted, is over for all."""
+        self.give_up()
+        self.spawner.understands = True
+        self.clock.advance(RETRY_SECONDS - 1)
+        self.assert_unanswered("x")
+        self.clock.advance(1)
+        # No client waits for the one that is tried.
+        self.assert_unanswered("x")
+        self.assertEqual(asked_names(self.repls[-1].asked[-1]), DEFAULT_PACKAGES)
+        self.repls[-1].answer("1")
+        self.assertEqual(self.running(), [])
+        self.answered("x")
+        self.assertEqual(len(self.warnings()), 1)
+        self.stop()
+
+    def test_repl_that_stays_as_it_is_is_tried_again_without_a_warning(self) -> None:
+        """A repl that behaves otherwise for good costs no client anything more."""
+        self.give_up()
+        for number in range(3):
+            self.clock.advance(RETRY_SECONDS)
+            self.assertEqual(len(self.repls), MAX_FAILED_STARTS + 1 + number)
+            self.assert_unanswered("x")
+        self.assertEqual(len(self.warnings()), 1)
+        self.stop()
 
     def test_missing_program_is_given_up_too(self) -> None:
         """Evaluators are given up too if there is no such program."""
