@@ -1,1 +1,1 @@
-"""What is attached to images: documents about them, manifests of these, and signatures."""
+"""Make what is attached to images: documents about them, their manifests, and signatures."""

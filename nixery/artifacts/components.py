@@ -1,5 +1,5 @@
 """
-The components of an image: its store paths, with all that a bill of materials says of each.
+Describe the store paths of an image, with all that a bill of materials says of each.
 
 A component is made of what Nix has registered for the path, and of the evaluation of the
 requested packages, and of nothing else: no derivation is read, because another machine that has
