@@ -48,9 +48,12 @@ def parse_flake_url(text: str) -> FlakeSource:
         raise InvalidFlakeUrl("write the URL without blanks: a blank in a path is %20")
     try:
         url = urlsplit(text)
-        query = dict(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
+        pairs = parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query))
     except ValueError as error:
         raise InvalidFlakeUrl(f"give the URL of a flake: {EXAMPLES}") from error
+    query = dict(pairs)
+    if len(query) < len(pairs):
+        raise InvalidFlakeUrl("give each parameter after the ? once")
     if url.fragment:
         raise InvalidFlakeUrl(
             "leave out what follows #: the names of images say which packages are meant"
@@ -115,7 +118,7 @@ def _parse_git(url: SplitResult, query: dict[str, str]) -> FlakeSource:
 
 def _parse_path(url: SplitResult, query: dict[str, str]) -> FlakeSource:
     path = unquote(url.path)
-    if url.netloc or not path.startswith("/") or path == "/":
+    if url.netloc or not path.startswith("/") or path == "/" or not path.isprintable():
         raise InvalidFlakeUrl("give an absolute path, as path:/srv/packages")
     if "ref" in query or "rev" in query:
         raise InvalidFlakeUrl(
@@ -152,19 +155,26 @@ def _parse_tarball(url: SplitResult, query: dict[str, str]) -> FlakeSource:
 
 
 def _ref(query: dict[str, str], given: str | None) -> str | None:
-    """Return the branch, tag or commit of a URL; a commit (``rev``) says more than a ref."""
-    refs = [value for value in (query.pop("rev", None), given, query.pop("ref", None)) if value]
-    if not refs:
-        return None
-    ref = refs[0]
-    if not is_ref_name(ref):
+    """
+    Return the branch, tag or commit of a URL; a commit (``rev``) says more than a ref.
+
+    :param given: what the URL has as part of its path.
+    """
+    rev, ref = query.pop("rev", None), query.pop("ref", None)
+    if rev and not is_commit(rev.lower()):
+        raise InvalidFlakeUrl("give rev as a full commit, and a branch or a tag as ref")
+    refs = {each for each in (given, ref) if each}
+    if len(refs) > 1:
+        raise InvalidFlakeUrl("give one branch or tag: after the name, or as ref")
+    if not all(map(is_ref_name, refs)):
         raise InvalidFlakeUrl("give the name of a branch or a tag, or a full commit")
-    return ref.lower() if is_commit(ref.lower()) else ref
+    found = rev or next(iter(refs), None)
+    return found.lower() if found and is_commit(found.lower()) else found
 
 
 def _directory(text: str) -> str:
     parts = text.strip("/").split("/")
-    if ".." in parts or "." in parts:
+    if ".." in parts or "." in parts or not text.isprintable():
         raise InvalidFlakeUrl("give dir as a path below the top of the flake's tree")
     return "/".join(part for part in parts if part)
 

@@ -25,6 +25,9 @@ FORMS = {
     f"github:o/n?ref=main&rev={COMMIT.upper()}": FlakeSource(
         kind="github", location="o/n", host="github.com", ref=COMMIT
     ),
+    f"github:o/n/main?rev={COMMIT}": FlakeSource(
+        kind="github", location="o/n", host="github.com", ref=COMMIT
+    ),
     "github:o/n?dir=/a/b/&host=github.example.org": FlakeSource(
         kind="github", location="o/n", host="github.example.org", directory="a/b"
     ),
@@ -58,6 +61,15 @@ REFUSED = {
     "./flake": "path:/PATH",
     "github:o": "github:OWNER/NAME",
     "github:o/n/a b": "%20",
+    "path:/srv/a%00b": "absolute path",
+    "path:/srv/a%0Ab": "absolute path",
+    "git+https://h/p?dir=a%00b": "below the top",
+    "git+https://h/p?dir=a%0Ab": "below the top",
+    "github:o/n/main?ref=dev": "one branch or tag",
+    "git+https://h/p?ref=a&ref=b": "once",
+    "https://h/x.tar.gz?a=1&a=2": "once",
+    "git+https://h/p?rev=main": "rev as a full commit",
+    f"github:o/n?rev={COMMIT[:8]}": "rev as a full commit",
     "github:o/n/a..b": "name of a branch",
     "github:a%2Fb/n": "github:OWNER/NAME",
     "github:o/n?host=h/x": "github:OWNER/NAME",
