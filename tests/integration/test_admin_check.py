@@ -132,6 +132,20 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(Path(path, "name").read_text(), name)
         self.assertEqual(report["unpinned"], [])
 
+    def test_flake(self) -> None:
+        """The tree of a flake is told once, and no file that the registry made for it."""
+        packages = 'packages.x86_64-linux.default = derivation { name = "one"; NAME };'
+        packages = packages.replace("NAME", 'system = "x86_64-linux"; builder = "/bin/sh";')
+        (self.repository.work / "flake.nix").write_text(f"{{ outputs = _: {{ {packages} }}; }}")
+        commit = self.repository.commit("flake", SET)
+        del self.environment["NIXERY_PKGS_REPO"]
+        # It has options for nixpkgs.
+        del self.environment["NIXERY_CONFIG"]
+        self.environment["NIXERY_FLAKE"] = f"git+file://{self.repository.path}"
+        report = self.report("default", "--no-count")
+        self.assertEqual([each["commit"] for each in report["fetched"]], [commit])
+        self.assertEqual(report["pins"], [])
+
     def test_package_that_ends_evaluations_is_a_warning(self) -> None:
         """A package that ends an evaluation is a warning: nobody need ask for it."""
         text = SET.replace("set = {", 'set = { abort = builtins.abort "on purpose";')

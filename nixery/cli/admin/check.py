@@ -133,9 +133,10 @@ class _Check:
             evaluation = await self._step("evaluate", evaluate(nix, package_set, self.name))
         finally:
             await nix.stop()
-        roots = await context.workers.run(_link_targets, context.settings.source_roots)
-        trees = {str(each.path) for each in self.report.fetched}
-        self.report = evolve(self.report, pins=sorted(roots - trees))
+        if not package_set.flake:  # whose inputs are fetched before, and named among the trees
+            roots = await context.workers.run(_link_targets, context.settings.source_roots)
+            trees = {str(each.path) for each in self.report.fetched}
+            self.report = evolve(self.report, pins=sorted(roots - trees))
         packages = [(each.attribute, each.name) for each in evaluation.packages]
         self.report = evolve(self.report, packages=packages)
         self._conclude(", ".join(name for _, name in packages) or "the set, without packages")
