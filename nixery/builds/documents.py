@@ -35,7 +35,7 @@ _log = Logger()
 @frozen(kw_only=True)
 class DocumentBlobs:
     """
-    What is to be published with an image for its documents to be attached to it.
+    The blobs and records to publish with an image, by which its documents are attached to it.
 
     :param blobs: bytes and media types, innermost first.
     :param needs: the blobs of the documents that are there already.

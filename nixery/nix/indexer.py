@@ -45,7 +45,7 @@ MAX_SLICE_BYTES = 64 * 1024
 """The most bytes of the names of a slice: they are one argument of a command."""
 
 MAX_REPETITIONS = 200
-"""How often slices of one pass are repeated; then those that fail are left out as a whole."""
+"""The most repeated slices of one pass; then those that fail are left out as a whole."""
 
 START_DELAY_SECONDS = 5.0
 """Seconds between a request and its pass: the client that caused it has more requests."""

@@ -135,7 +135,7 @@ def flake_fetch(tree: SourceTree, *, shallow: bool = True) -> dict[str, object]:
 @frozen(kw_only=True)
 class FetchedFlake:
     """
-    What was fetched of a flake.
+    The trees of a flake that were fetched.
 
     :param tree: the store path of its tree.
     :param info: what it sees of itself: the hash of the tree, its commit and its time.

@@ -44,7 +44,7 @@ class PinnedArchive:
 @frozen(kw_only=True)
 class SearchPath:
     """
-    What evaluations may read besides the package set and its overlays.
+    The paths that evaluations may read besides the package set and its overlays.
 
     :param entries: what each ``<name>`` means.
     :param extra_paths: files and directories without a name.

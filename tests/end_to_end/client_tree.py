@@ -28,7 +28,7 @@ export HOME=/run/home TMPDIR=/run/tmp
 mkdir -p /run/home /run/tmp /run/containers
 mount --bind /run/containers /etc/containers
 """
-"""What is written goes to a file system in memory, which ends with the command."""
+"""Writes go to a file system in memory, which ends with the command."""
 
 
 class ClientTree:

@@ -79,7 +79,7 @@ class OriginTests(NixTestCase):
         subprocess.run(command, check=True, env=nix_environment(), capture_output=True)
 
     async def test_builds_and_downloads_are_told_apart(self) -> None:
-        """What is built is told from what is downloaded, and from what was there already."""
+        """Builds are told from downloads, and from paths that were there already."""
         evaluation, realisation = await self.realised(self.nix, "middle")
         lowest_and_middle = (await self.nix.closure(realisation.outputs)).paths
         self.assertEqual(

@@ -208,7 +208,7 @@ class FlakeTests(FlakeCase):
         await self.refused(await self.make(allowed_tags=["x*"]), "v1")
 
     async def test_latest_is_a_commit_and_never_the_working_tree(self) -> None:
-        """What is not committed is not served; the URL may name a tag and a directory."""
+        """Uncommitted files are not served; the URL may name a tag and a directory."""
         self.repository.write("sub/flake.nix", SIMPLE.replace("NAME", "sub"))
         self.repository.save()
         self.repository.git("tag", "v1")
@@ -345,7 +345,7 @@ class FlakeTests(FlakeCase):
         await nix.release(realisation)
 
     async def test_flake_is_evaluated_where_package_sets_are_kept(self) -> None:
-        """Where package sets are kept, a flake is evaluated too, again and again."""
+        """A flake is evaluated, again and again, by a daemon that keeps package sets in memory."""
         package_set = await self.fetched(await self.make())
         nix = make_nix(self.directory)
         nix.keep_evaluators()

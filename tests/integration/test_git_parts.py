@@ -88,7 +88,7 @@ class PartsCase(SourceCase):
         return self.serve(GitHost(self.root), password=password)
 
     def checkouts(self) -> list[Path]:
-        """What is left of checkouts in the cache directory."""
+        """Return the checkouts that are left in the cache directory."""
         return list((self.directory / "cache" / "nixery" / "checkouts").iterdir())
 
 

@@ -89,7 +89,7 @@ PLAIN = IndexEntry(
 
 
 class PackageIndexTests(TestCase):
-    """What is listed, and what happens meanwhile."""
+    """Tests of the entries of a list, and of questions that are asked meanwhile."""
 
     timeout = 300
     skip = nix_missing()

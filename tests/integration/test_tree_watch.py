@@ -222,7 +222,7 @@ class EditTests(WatchCase):
 
 
 class UnknownTests(WatchCase):
-    """What cannot be known is said once, and known again when that is over."""
+    """Trees that cannot be watched are named once, and watched when that is possible again."""
 
     def test_links_that_lead_out(self) -> None:
         """A link to what is not watched; one within the trees, or into the store, is well."""
@@ -326,7 +326,7 @@ class UnknownTests(WatchCase):
 
 
 class MountTests(WatchCase):
-    """What is mounted in a tree, or over it."""
+    """Tests of file systems that are mounted in a tree, or over it."""
 
     skip = needs_root
 
@@ -392,7 +392,7 @@ class ReactorTests(TestCase):
             await deferLater(reactor, 0.005, lambda: None)
 
     async def test_changes_while_watches_are_placed(self) -> None:
-        """What changes while the watches are placed is not missed once they stand."""
+        """Changes while the watches are placed are not missed once they stand."""
         for number in range(20):
             self.watch.start()
             place = self.directory / f"new{number}"

@@ -1,4 +1,4 @@
-"""What a check of the package source has found, for people and for programs."""
+"""Describe the result of a check of the package source, for people and for programs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FetchedTree:
 @frozen(kw_only=True)
 class CheckReport:
     """
-    What a check of the package source has found.
+    The result of a check of the package source.
 
     :param source: a description of the source.
     :param steps: those that were begun, in order.

@@ -174,7 +174,7 @@ class SourceConfig:
 
     @property
     def search_path(self) -> SearchPath:
-        """What evaluations may read besides the package set and its overlays."""
+        """The paths that evaluations may read besides the package set and its overlays."""
         return SearchPath(entries=self.nix_path, extra_paths=self.extra_paths)
 
     @property

@@ -112,7 +112,7 @@ class BillOfMaterialsTests(SynchronousTestCase):
         self.assertEqual(spdx_problems(documents[1].data), [])
 
     def test_a_closure_of_the_demo_shape(self) -> None:
-        """What is known of a package is told in both, and both are valid."""
+        """Both tell all that is known of a package, and both are valid."""
         packages = (
             package(
                 "git",

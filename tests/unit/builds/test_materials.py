@@ -1,4 +1,4 @@
-"""What images are made of, as their provenance tells it."""
+"""Tests of the materials of images in their provenance."""
 
 from __future__ import annotations
 

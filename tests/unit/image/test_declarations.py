@@ -111,7 +111,7 @@ class LicenseTests(SynchronousTestCase):
     @given(values=st.lists(trees, max_size=3))
     @settings(deadline=None)
     def test_an_expression_is_always_in_its_canonical_spelling(self, values: list[object]) -> None:
-        """Whatever is declared as SPDX is an expression of the list, as it is spelled there."""
+        """Any declared SPDX licence is an expression of the list, as it is spelled there."""
         for each in parse_licenses(values):
             self.assertTrue(each.text.strip())
             if each.is_spdx:

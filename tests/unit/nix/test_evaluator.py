@@ -295,7 +295,7 @@ class EvaluatorTests(EvaluatorCase):
         self.assertEqual([problem.name for problem in refused.problems], ["a"])
 
     def test_fetches_that_are_not_pinned_may_be_allowed(self) -> None:
-        """Where any fetch is allowed, nothing is evaluated with a guard."""
+        """Nothing is evaluated with a guard if any fetch is allowed."""
         self.evaluator = self.make(allow_unpinned_fetches=True)
         self.spawner.fetching = frozenset("b")
         self.successResultOf(self.evaluate("ab"))

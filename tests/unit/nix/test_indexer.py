@@ -205,7 +205,7 @@ class PackageIndexerTests(SynchronousTestCase):
         self.assertEqual(tuple(names), index.names)
 
     def test_slices_are_repeated_so_often_only(self) -> None:
-        """When slices were repeated too often, those that fail are left out as a whole."""
+        """Slices that fail are left out as a whole after too many repetitions."""
         self.patch(module, "MAX_REPETITIONS", 2)
         self.request()
         names = self.list_names(8)
@@ -219,7 +219,7 @@ class PackageIndexerTests(SynchronousTestCase):
         self.assertEqual(6, len(self.children.processes))
 
     def test_what_packages_trace_ends_no_pass(self) -> None:
-        """Where nobody can tell which name it was, the slice is left out."""
+        """A slice is left out if nothing tells the name that ended it."""
         self.request()
         self.list_names(8)
         for text in ("", "p7", "\ufffd"):

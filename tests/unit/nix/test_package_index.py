@@ -154,7 +154,7 @@ class OutputTests(SynchronousTestCase):
 
     @given(st.binary(max_size=50) | st.text(string.printable, max_size=50).map(str.encode))
     def test_nothing_else_is_raised(self, output: bytes) -> None:
-        """Whatever is printed, it is parsed or refused."""
+        """Any output is parsed or refused."""
         for parse in (parse_names, parse_entries):
             with contextlib.suppress(UnexpectedOutput):
                 parse(output)

@@ -58,7 +58,7 @@ class PackageIndexesTests(SynchronousTestCase):
         )
 
     def recalled(self, where: PackageIndexes, what: Revision | None = None) -> bool:
-        """Whether the names of a revision are known after they were to be recalled."""
+        """Return true if the names of a revision are known after they were to be recalled."""
         names = NameIndexes()
         self.successResultOf(
             Deferred.fromCoroutine(where.recall_names(names, what or revision(), SYSTEM))

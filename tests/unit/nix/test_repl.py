@@ -81,7 +81,7 @@ class ReplTests(SynchronousTestCase):
             self.assertEqual(self.answer("x", '{"a":"\\n"}'), b'{"a":"\\n"}')
 
     def test_what_is_printed_besides_is_ignored(self) -> None:
-        """What is printed before a question, or beside its answer, is ignored."""
+        """Output before a question, or beside its answer, is ignored."""
         self.child.print(b"Welcome\n", b'"x"\n')
         asked = self.ask()
         self.child.print(b"\x1b[H\x1b[2Jtrace: 1\n")

@@ -322,7 +322,7 @@ class LossTests(EvaluatorsCase):
         self.assert_unanswered("x")
 
     def test_cancelled_question_is_blamed_too(self) -> None:
-        """Who gives up before a process has ended does not hide what has ended it."""
+        """A client that gives up first does not hide the question that has ended a process."""
         for number in (0, 1):
             asked = self.ask("x")
             asked.cancel()

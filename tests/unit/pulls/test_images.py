@@ -314,7 +314,7 @@ class ObservedTests(BuilderCase):
         ]
 
     def test_unchanged(self) -> None:
-        """What did not change is not evaluated again, by HEAD and GET, however much later."""
+        """A set that did not change is not evaluated again, by HEAD and GET, however much later."""
         first = self.build("hello")
         self.clock.advance(86400)
         self.assertEqual(self.successResultOf(self.request("hello", is_head=True)), first)
@@ -395,7 +395,7 @@ class ObservedTests(BuilderCase):
         self.build("hello")
 
     def test_a_pull_after_a_change_joins_no_earlier_one(self) -> None:
-        """What was begun before a change is not the answer to a pull after it."""
+        """An evaluation that began before a change is not the answer to a pull after it."""
         gate: Deferred[None] = Deferred()
         self.sources.before_fetch = lambda: gate
         earlier = self.request("hello")

@@ -225,7 +225,7 @@ class SigningTests(SignedCase):
         self.assertEqual(self.get(f"/v2/hello/manifests/{tag}").body, signatures)
 
     def test_signed_once(self) -> None:
-        """What is signed is not signed again, by this process or the next one."""
+        """A signed image is not signed again, by this process or the next one."""
         self.build("hello")
         self.assertEqual(self.cpu.calls, 1)
         self.build("hello")
@@ -360,7 +360,7 @@ class RotationTests(SignedCase):
                     self.assertEqual(reference, f"{HOST}/hello:latest")
 
     def test_signatures_by_keys_that_are_gone_are_not_shown(self) -> None:
-        """What a key signed that is not configured any more is not shown."""
+        """Signatures by a key that is not configured any more are not shown."""
         [manifest, *_] = self.build("hello").manifests
         self.key = SigningKey(private_key=Ed25519PrivateKey.generate())
         self.restart()
@@ -501,7 +501,7 @@ class ReferrersTests(SignedCase):
         self.assertEqual(len(listed), 7)
 
     def test_all_of_it_belongs_to_the_name(self) -> None:
-        """What refers to an image belongs to its name, and to no other, for limited clients."""
+        """Referrers of an image belong to its name, and to no other, for limited clients."""
         tag = self.manifest.digest.replace(":", "-")
         suffixes = ("", ".sig", ".att")
         paths = [f"/v2/hello/manifests/{tag}{suffix}" for suffix in suffixes]

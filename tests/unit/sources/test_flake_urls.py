@@ -100,7 +100,7 @@ class FlakeUrlTests(SynchronousTestCase):
             self.assertEqual(parse_flake_url(text), source, text)
 
     def test_what_is_no_url_of_a_flake_is_refused_with_what_to_write(self) -> None:
-        """What is no URL of a flake is refused, with what to write; no secret is repeated."""
+        """Texts that are no URLs of flakes are refused with what to write; no secret is told."""
         for text, words in REFUSED.items():
             with self.assertRaises(InvalidFlakeUrl) as raised:
                 parse_flake_url(text)

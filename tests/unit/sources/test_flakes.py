@@ -152,7 +152,7 @@ class FetchedTests(SynchronousTestCase):
         self.assertEqual(flake.lock_file, Path("/nix/store/x/d e/flake.lock"))
 
     def test_other_files_are_refused(self) -> None:
-        """What is no description of a flake is an error that shows it."""
+        """Other files than descriptions of flakes are an error that shows them."""
         for text in ("", "[]", "{}", '{"path": 1}', '{"path": "/x", "info": 7}'):
             with self.assertRaises(UnexpectedOutput):
                 self.read(text)

@@ -38,7 +38,7 @@ class LeftOutFinderTests(SynchronousTestCase):
         return [(each["url"], each["setting"]) for each in self.events if "setting" in each]
 
     def test_each_is_warned_of_once_for_a_repository(self) -> None:
-        """What a repository has is warned of once, however many commits have it."""
+        """Each part of a repository is warned of once, however many commits have it."""
         (self.path / ".gitmodules").touch()
         for name in ("b", "a"):
             (self.path / name).write_bytes(TEXT)

@@ -64,7 +64,7 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(readable_paths(PathSource(path=STORE_PATH / "set")), ())
 
     def test_pinned_path_has_no_version(self) -> None:
-        """What never changes has no version, for that is part of no stored key."""
+        """A path that never changes has no version, for that is part of no stored key."""
         self.assertIsNone(path_revision(STORE_PATH / "set", version="1").version)
         self.assertEqual(path_revision(Path("/set"), version="1").version, "1")
         self.assertNotEqual(path_revision(Path("/set"), version="1"), path_revision(Path("/set")))

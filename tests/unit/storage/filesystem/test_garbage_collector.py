@@ -54,7 +54,7 @@ class AttachmentTests(Unhurried):
         return {kind: len(finish(self.storage.list_records(kind))) for kind in kinds}
 
     def test_it_lives_as_long_as_its_image(self) -> None:
-        """What is attached stays while its image is kept, however old it is, and goes with it."""
+        """An attachment stays while its image is kept, however old it is, and goes with it."""
         old, new = self.image("old", b"1"), self.image("new", b"2")
         of_old = self.attach(*old, name="old")
         of_new = self.attach(*new, name="new")
@@ -92,7 +92,7 @@ class AttachmentTests(Unhurried):
         self.assertEqual({"bundle": 0, "document": 0, "signature": 0}, self.kinds())
 
     def test_it_is_garbage_without_its_image(self) -> None:
-        """What is attached to a manifest that is gone is removed like any other garbage."""
+        """An attachment of a manifest that is gone is removed like any other garbage."""
         manifests = self.image("one", b"1")
         attached = self.attach(*manifests)
         inventory = self.inventory()
