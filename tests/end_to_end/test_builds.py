@@ -21,11 +21,11 @@ from tests.end_to_end.case import (
 )
 from tests.end_to_end.daemon import Daemon, private_environment, single_user_nix
 from tests.end_to_end.engines import require
-from tests.end_to_end.images import check_image
+from tests.end_to_end.images import check_image, digest_of
 from tests.end_to_end.multiuser_nix import start_stranger
 from tests.end_to_end.package_sets import WatchedSet
 from tests.end_to_end.processes import run, wait_until
-from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST
+from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST, Registry
 from tests.support.trees import below
 
 SHARED_SIZE = 16_000_000
@@ -97,9 +97,23 @@ class BuildTests(EndToEndCase):
         ]
         (shared,) = set.intersection(*(set(each) for each in layers))
         self.assertGreaterEqual(layers[0][shared], SHARED_SIZE)
-        # What only it has, its config and its two manifests.
-        new = set(layers[2]) - set(layers[0]) - set(layers[1])
-        self.assertEqual(len(_blobs(daemon) - blobs), len(new) + 3)
+        # All that is new is its own: layers, its config, its two manifests, and their documents.
+        self.assertEqual(
+            _blobs(daemon) - blobs, self.blobs_of(daemon.registry, "third/first") - blobs
+        )
+
+    def blobs_of(self, http: Registry, name: str) -> set[str]:
+        """Return the digests of all blobs of an image, and of what refers to it, without sha256."""
+        answers = [http.manifest(name, accept=accept) for accept in (OCI_MANIFEST, DOCKER_MANIFEST)]
+        for digest in [digest_of(answer.body) for answer in answers]:
+            index = http.get(f"/v2/{name}/referrers/{digest}").json()
+            self.assertNotEqual([], index["manifests"])
+            answers += [http.manifest(name, each["digest"]) for each in index["manifests"]]
+        named = {digest_of(answer.body) for answer in answers}
+        for answer in answers:
+            manifest = answer.json()
+            named |= {each["digest"] for each in (manifest["config"], *manifest["layers"])}
+        return {digest.removeprefix("sha256:") for digest in named}
 
     def test_image_that_was_built_before_is_served_without_the_nix_stores_help(self) -> None:
         """An image that was built before is served without the Nix store's help."""
