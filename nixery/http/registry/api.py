@@ -40,7 +40,7 @@ from nixery.http.registry.referrers import (
     NoReferrers,
     Referrers,
     answer_referrers,
-    find_by_tag,
+    find_by_suffix,
     parse_referrers_tag,
 )
 from nixery.http.responses import (
@@ -233,10 +233,10 @@ class Registry:
     async def _manifest_by_referrers_tag(
         self, request: Request, name: ImageName, tag: Tag
     ) -> bytes:
-        digest, _ = parse_referrers_tag(tag)
+        digest, suffix = parse_referrers_tag(tag)
         manifest = None
         if await self._admit(request, name, digest):
-            manifest = await find_by_tag(self._referrers, name, tag)
+            manifest = await find_by_suffix(self._referrers, name, digest, suffix)
         if manifest is None:
             return send_error(request, NO_REFERRERS)
         self._manifests.keep(manifest)

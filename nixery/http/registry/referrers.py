@@ -22,7 +22,7 @@ __all__ = [
     "NoReferrers",
     "Referrers",
     "answer_referrers",
-    "find_by_tag",
+    "find_by_suffix",
     "parse_referrers_tag",
 ]
 
@@ -112,13 +112,15 @@ def parse_referrers_tag(tag: Tag) -> tuple[Digest, str]:
     return parse_digest(text.replace("-", ":", 1)), suffix
 
 
-async def find_by_tag(referrers: Referrers, name: ImageName, tag: Tag) -> Manifest | None:
+async def find_by_suffix(
+    referrers: Referrers, name: ImageName, digest: Digest, suffix: str
+) -> Manifest | None:
     """
     Return the manifest or the index under a tag that names referrers; ``None``: there is none.
 
+    :param digest: as :func:`parse_referrers_tag` returns it, and the suffix.
     :raises StorageError: the storage failed.
     """
-    digest, suffix = parse_referrers_tag(tag)
     match suffix:
         case "":
             return await referrers.index(name, digest)
