@@ -348,7 +348,7 @@ class ImageService:
 
     async def _record_tag(self, name: ImageName, tag: Tag, key: str, image: Image) -> None:
         """Record that this is the current image of a name and a tag, and sign it as such."""
-        if self.signer is not None and not self.signer.is_signed(name, tag, image):
+        if self.signer is not None:
             await self.signer.sign(name, tag, image)
         record_key = tag_record_key(name, tag)
         if self._recorded_keys.get(record_key) != key:

@@ -14,10 +14,11 @@ anybody's to choose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from weakref import ReferenceType, ref
 
 from attrs import define, field
+from cachetools import LRUCache
 from twisted.logger import Logger
 
 from nixery.artifacts.attachment import Attachment, NewAttachment, encode_attachments
@@ -74,7 +75,9 @@ class ImageSigner:
     keys: KeyRing | None = None
     # An image that was made or read again is another object, and its signatures are looked for
     # again: they may have been removed with it.
-    _signed: dict[tuple[str, Tag | None], ReferenceType[Image]] = field(factory=dict, init=False)
+    _signed: MutableMapping[tuple[str, Tag | None], ReferenceType[Image]] = field(
+        factory=lambda: LRUCache(MAX_REMEMBERED), init=False
+    )
     _log = Logger()
 
     async def sign(
@@ -88,7 +91,7 @@ class ImageSigner:
         :param tag: ``None`` to sign its manifests and documents only.
         :param again: look for its signatures in the storage even if this process has signed it.
         """
-        if self.keys is None or (not again and self.is_signed(name, tag, image)):
+        if self.keys is None or (not again and self._is_signed(name, tag, image)):
             return
         label = name.repository if tag is None else f"{name.repository}:{tag}"
         try:
@@ -96,12 +99,10 @@ class ImageSigner:
         except (StorageError, BlobsMissing, BlobUnknown) as error:
             self._log.warn("{image} is not signed: {error}", image=label, error=error)
         else:
-            if len(self._signed) >= MAX_REMEMBERED:
-                self._signed.clear()
             self._signed[name.repository, tag] = ref(image)
 
-    def is_signed(self, name: ImageName, tag: Tag | None, image: Image) -> bool:
-        """Tell whether this process has signed an image; takes no time."""
+    def _is_signed(self, name: ImageName, tag: Tag | None, image: Image) -> bool:
+        """Tell whether this process has signed an image."""
         known = self._signed.get((name.repository, tag))
         return known is not None and known() is image
 
