@@ -70,8 +70,11 @@ async def publish_in_steps(
     if gone:
         raise BlobsMissing(digests=tuple(sorted(gone)))
     # A bucket takes as long for each of them, and an image with its documents has two dozen.
-    manifests = [blob for blob in blobs if blob[1] in MANIFEST_TYPES]
-    for stage in ([blob for blob in blobs if blob not in manifests], manifests):
-        await gather(storage.put(*blob) for blob in stage)
+    for are_manifests in (False, True):
+        await gather(
+            storage.put(data, media_type)
+            for data, media_type in blobs
+            if (media_type in MANIFEST_TYPES) == are_manifests
+        )
     await gather(storage.add_record(*each) for each in first)
     await storage.set_record(*record)
