@@ -176,11 +176,8 @@ class ImagePages:
         match part:
             case "":
                 attached = await self._catalog.attachments(manifest)
-                documents = [
-                    each
-                    for each, artifact_type in DOCUMENTS.items()
-                    if any(artifact_type == one.artifact_type for one in attached)
-                ]
+                types = {each.artifact_type for each in attached}
+                documents = [each for each in DOCUMENTS if DOCUMENTS[each] in types]
                 return await self._page(request, name, tag, page_data, documents)
             case "paths" if page_data.report.paths:
                 return await self._paths(request, name, tag, page_data)
