@@ -30,6 +30,7 @@ from nixery.image.manifests import (
     Descriptor,
     Manifest,
     descriptor_json,
+    descriptor_of,
     digest_of,
     parse_descriptor,
 )
@@ -121,30 +122,21 @@ def attach(
     :param annotations: of the new manifest, besides the time of its creation.
     """
     annotations = {**annotations, "org.opencontainers.image.created": CREATED}
-    described = Descriptor(media_type=artifact_type, digest=digest_of(blob), size=len(blob))
+    described = descriptor_of(blob, artifact_type)
     body = canonical_json(
         {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
             "artifactType": artifact_type,
-            "config": {
-                "mediaType": EMPTY_TYPE,
-                "digest": digest_of(EMPTY_CONFIG),
-                "size": len(EMPTY_CONFIG),
-            },
+            "config": descriptor_json(descriptor_of(EMPTY_CONFIG, EMPTY_TYPE)),
             "layers": [descriptor_json(described)],
-            "subject": {
-                "mediaType": subject.media_type,
-                "digest": subject.digest,
-                "size": subject.size,
-            },
+            "subject": descriptor_json(subject),
             "annotations": annotations,
         }
     )
-    manifest = Descriptor(media_type=OCI_MANIFEST, digest=digest_of(body), size=len(body))
     return NewAttachment(
         attachment=Attachment(
-            manifest=manifest,
+            manifest=descriptor_of(body, OCI_MANIFEST),
             blob=described,
             predicate_type=predicate_type,
             annotations=annotations,

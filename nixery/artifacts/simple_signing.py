@@ -29,6 +29,7 @@ from nixery.image.manifests import (
     Descriptor,
     Manifest,
     descriptor_json,
+    descriptor_of,
     digest_of,
     parse_descriptor,
 )
@@ -89,7 +90,7 @@ def make_payload(reference: str, digest: Digest) -> bytes:
 def sign_payload(payload: bytes, key: SigningKey) -> Signature:
     """Sign a payload."""
     return Signature(
-        payload=Descriptor(media_type=SIMPLE_SIGNING, digest=digest_of(payload), size=len(payload)),
+        payload=descriptor_of(payload, SIMPLE_SIGNING),
         signature=key.sign(payload),
         key_id=key.verification.id,
     )
@@ -139,7 +140,7 @@ def attestation_manifest(image: Digest, envelopes: Sequence[tuple[bytes, str]]) 
         image,
         [
             (
-                Descriptor(media_type=ENVELOPE, digest=digest_of(envelope), size=len(envelope)),
+                descriptor_of(envelope, ENVELOPE),
                 # The signature is in the envelope; cosign wants the annotation all the same.
                 {SIGNATURE_ANNOTATION: "", "predicateType": predicate_type},
             )
@@ -157,7 +158,7 @@ def _tagged_manifest(
         {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
-            "config": {"mediaType": OCI_CONFIG, "digest": digest_of(config), "size": len(config)},
+            "config": descriptor_json(descriptor_of(config, OCI_CONFIG)),
             "layers": [
                 {**descriptor_json(layer), "annotations": annotations}
                 for layer, annotations in layers

@@ -45,6 +45,7 @@ __all__ = [
     "Manifest",
     "build_image",
     "descriptor_json",
+    "descriptor_of",
     "digest_of",
     "layer_media_type",
     "parse_descriptor",
@@ -230,7 +231,7 @@ def build_image(
             {
                 "schemaVersion": 2,
                 "mediaType": media_type,
-                "config": _descriptor(config_type, digest_of(config), len(config)),
+                "config": descriptor_json(descriptor_of(config, config_type)),
                 "layers": [
                     _descriptor(
                         _LAYERS[layer.compression][family],
@@ -301,18 +302,19 @@ def _descriptor(
     digest: Digest,
     size: int,
     annotations: Mapping[str, str] | None = None,
-) -> Json:
+) -> dict[str, Json]:
     descriptor: dict[str, Json] = {"mediaType": media_type, "digest": digest, "size": size}
     return {**descriptor, "annotations": {**annotations}} if annotations else descriptor
 
 
-def descriptor_json(descriptor: Descriptor) -> dict[str, Json]:
-    """Return a descriptor as manifests have it."""
-    return {
-        "mediaType": descriptor.media_type,
-        "digest": descriptor.digest,
-        "size": descriptor.size,
-    }
+def descriptor_of(data: bytes, media_type: str) -> Descriptor:
+    """Return the descriptor of some bytes."""
+    return Descriptor(media_type=media_type, digest=digest_of(data), size=len(data))
+
+
+def descriptor_json(blob: Descriptor | Manifest) -> dict[str, Json]:
+    """Return the descriptor of a blob, or of a manifest, as manifests have it."""
+    return _descriptor(blob.media_type, blob.digest, blob.size)
 
 
 def parse_descriptor(value: Mapping[str, object]) -> Descriptor:
