@@ -292,7 +292,7 @@ def layer_media_type(compression: str) -> str:
     return _LAYERS[compression][0]
 
 
-def digest_of(data: bytes) -> Digest:
+def digest_of(data: bytes | memoryview) -> Digest:
     """Return the digest of some bytes."""
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 

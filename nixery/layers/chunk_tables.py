@@ -13,13 +13,15 @@ in memory: some 80 for each entry.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 from zstandard import ZstdCompressor
+
+from nixery.image.manifests import digest_of
+from nixery.image.names import Digest
 
 __all__ = ["Chunk", "ChunkTables", "Content", "Table"]
 
@@ -35,13 +37,13 @@ class Chunk:
     A part of a file, which is one frame of the blob.
 
     :param size: of the part, in bytes.
-    :param digest: of the part: ``sha256:`` and hexadecimal digits.
+    :param digest: of the part.
     :param start: the offset of the frame in the blob.
     :param stop: the offset after it.
     """
 
     size: int
-    digest: str
+    digest: Digest
     start: int
     stop: int
 
@@ -56,7 +58,7 @@ class Content:
     :param chunks: its parts, in order; at least one.
     """
 
-    digest: str
+    digest: Digest
     crc: int
     chunks: Sequence[Chunk]
 
@@ -72,7 +74,7 @@ class Table:
     """
 
     data: bytes
-    digest: str
+    digest: Digest
     uncompressed_size: int
 
     @property
@@ -159,7 +161,7 @@ class _TableWriter:
     def finish(self) -> Table:
         self._keep(self._compressor.flush())
         data = b"".join(self._parts)
-        return Table(data=data, digest=_digest(data), uncompressed_size=self._size)
+        return Table(data=data, digest=digest_of(data), uncompressed_size=self._size)
 
     def _keep(self, part: bytes) -> None:
         if part:
@@ -205,7 +207,3 @@ def _json(value: Mapping[str, object]) -> str:
 
 def _base64(data: bytes) -> str:
     return b64encode(data).decode("ascii")
-
-
-def _digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"

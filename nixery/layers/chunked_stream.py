@@ -21,6 +21,8 @@ from collections.abc import Callable
 from attrs import evolve
 from fastcrc import crc64
 
+from nixery.image.manifests import digest_of
+from nixery.image.names import Digest
 from nixery.layers import ustar
 from nixery.layers.chunk_tables import Chunk, ChunkTables, Content, Table
 from nixery.layers.compression import LayerStream, PackedLayer
@@ -51,7 +53,6 @@ class ChunkedStream(LayerStream):
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__(write, compression, should_stop)
-        self._level = compression.level
         self._tables: ChunkTables | None = ChunkTables(compression.level)
         # What the archive has had since the last content or entry.
         self._raw = b""
@@ -153,17 +154,15 @@ class _ContentHashes:
         """
         self._digest.update(piece)
         self._crc = crc64.go_iso(piece, self._crc)
-        self._chunks.append(
-            Chunk(
-                size=len(piece),
-                digest=f"sha256:{hashlib.sha256(piece).hexdigest()}",
-                start=start,
-                stop=stop,
-            )
-        )
+        # Most files have one chunk, which is hashed already.
+        digest = digest_of(piece) if self._chunks else _digest(self._digest)
+        self._chunks.append(Chunk(size=len(piece), digest=digest, start=start, stop=stop))
 
     def finish(self) -> Content:
         """Return the hashes of all of it."""
-        return Content(
-            digest=f"sha256:{self._digest.hexdigest()}", crc=self._crc or 0, chunks=self._chunks
-        )
+        return Content(digest=_digest(self._digest), crc=self._crc or 0, chunks=self._chunks)
+
+
+def _digest(hashed: hashlib._Hash) -> Digest:
+    """Return the digest of all that was hashed so far."""
+    return Digest(f"sha256:{hashed.hexdigest()}")
