@@ -98,17 +98,14 @@ class BlobSender:
             request.setResponseCode(307)
             set_headers(request, {b"Location": source.url.encode("ascii"), b"Content-Length": b"0"})
             return
-        wanted = part or ByteRange(start=0, stop=source.info.size)
-        pieces = self._pieces(source, wanted)
-        try:
-            # Read before the status is sent, so that a disk which fails at once becomes an error
-            # response (nixery.http.error_responses decides its status).
-            if not await pieces.fill() and source.info.size:
-                raise StorageError(operation=f"read {digest}", reason="its bytes are missing")
-            describe_blob(request, source.info, part)
-            await self._write_body(request, pieces, wanted.stop - wanted.start)
-        finally:
-            await self._close(pieces)
+        info = source.info
+        wanted = part or ByteRange(start=0, stop=info.size)
+        await self._send_body(
+            request,
+            self._pieces(source, wanted),
+            wanted.stop - wanted.start,
+            describe=lambda: describe_blob(request, info, part),
+        )
 
     async def _send_parts(
         self, request: Request, digest: Digest, parts: tuple[ByteRange, ...]
@@ -130,10 +127,32 @@ class BlobSender:
             pieces = StreamReader(multipart_chunks(self._storage, source, body, reads))
         else:
             pieces = MultipartFileReader(source.descriptor, body, self._workers)
+        await self._send_body(
+            request,
+            pieces,
+            body.length,
+            describe=lambda: describe_parts(request, body.info, body.media_type, body.length),
+        )
+
+    async def _send_body(
+        self, request: Request, pieces: BlobReader, length: int, *, describe: Callable[[], None]
+    ) -> None:
+        """
+        Send a body, and close it.
+
+        :param length: its size in bytes.
+        :param describe: sets status and headers; called once a first piece was read.
+        :raises StorageError: nothing can be read.
+        """
         try:
-            await pieces.fill()
-            describe_parts(request, source.info, body.media_type, body.length)
-            await self._write_body(request, pieces, body.length)
+            # Read before the status is sent, so that a disk which fails at once becomes an error
+            # response (nixery.http.error_responses decides its status).
+            if not await pieces.fill() and length:
+                raise StorageError(
+                    operation=f"read {log_text(request.path)}", reason="its bytes are missing"
+                )
+            describe()
+            await self._write_body(request, pieces, length)
         finally:
             await self._close(pieces)
 
