@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import tarfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
 
 from tests.end_to_end.case import EndToEndCase, docker
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.package_sets import ContentsSet
 from tests.end_to_end.processes import private_directory, run
+from tests.support.http_files import serve_files
 
 # What npins writes has this shape.
 NPINS = """
@@ -53,13 +50,7 @@ class PinnedTests(EndToEndCase):
         directory = private_directory("pinned")
         served = directory / "served"
         served.mkdir()
-        handler = partial(_Handler, directory=str(served))
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(server.server_close)
-        self.addCleanup(server.shutdown)
+        url = serve_files(self, served)
         text = directory / "text"
         text.mkdir()
         (text / "text").write_text("pinned\n")
@@ -69,7 +60,7 @@ class PinnedTests(EndToEndCase):
                 archive.add(tree, arcname="top")
             hashed = run(["nix-hash", "--type", "sha256", "--base32", str(tree)]).checked()
             entry = {
-                "url": f"http://127.0.0.1:{server.server_port}/{pin}.tar.gz",
+                "url": f"{url}/{pin}.tar.gz",
                 "hash": hashed.stdout.strip(),
             }
             npins = directory / name / "npins"
@@ -92,10 +83,3 @@ class PinnedTests(EndToEndCase):
         refused = docker().pull(f"{registry.address}/greeting")
         self.assertNotEqual(refused.status, 0)
         self.assertIn("allow_unpinned_fetches", refused.stderr)
-
-
-class _Handler(SimpleHTTPRequestHandler):
-    """Serves files, and prints nothing."""
-
-    def log_message(self, *args: Any) -> None:
-        pass

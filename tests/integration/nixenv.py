@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +39,7 @@ __all__ = [
     "nix_environment",
     "nix_missing",
     "path_set",
+    "try_to_delete",
     "nix_path",
 ]
 
@@ -149,3 +151,13 @@ def path_set(path: Path, *overlays: Path) -> PackageSet:
     """A package set at a path."""
     path = path.resolve()
     return PackageSet(revision=path_revision(path, overlays), path=path, overlays=overlays)
+
+
+def try_to_delete(path: str | Path, environ: Mapping[str, str] | None = None) -> int:
+    """Return the status of an attempt to delete a path from the store, as a collection would."""
+    return subprocess.run(
+        ["nix-store", "--delete", str(path)],
+        env=environ or nix_environment(),
+        capture_output=True,
+        check=False,
+    ).returncode

@@ -6,10 +6,7 @@ import json
 import subprocess
 import sys
 import tarfile
-from functools import partial
-from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integration.nixenv import command_environment, nix_missing
 from tests.integration.test_sources import SET, Repository
+from tests.support.http_files import serve_files
 
 COMMAND = (sys.executable, "-c", "from nixery.cli.admin.command import admin; admin()", "check")
 
@@ -113,15 +111,9 @@ class CheckTests(SynchronousTestCase):
         served.mkdir()
         with tarfile.open(served / "pin.tar.gz", "w:gz") as archive:
             archive.add(pin, arcname="top")
-        server = HTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(served)))
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(server.server_close)
-        self.addCleanup(server.shutdown)
         hashing = ["nix-hash", "--type", "sha256", "--base32", str(pin)]
         sha256 = subprocess.run(hashing, capture_output=True, text=True, check=True).stdout.strip()
-        url = f"http://127.0.0.1:{server.server_port}/pin.tar.gz"
+        url = f"{serve_files(self, served)}/pin.tar.gz"
         fetch = f'fetchTarball {{ url = "{url}"; sha256 = "{sha256}"; }}'
         named = f'(builtins.readFile "${{{fetch}}}/name")'
         self.repository.commit("four", SET.replace('"plain-NAME"', named))
@@ -153,10 +145,3 @@ class CheckTests(SynchronousTestCase):
         report = self.report("plain")
         self.assertEqual(report["package_count"], 3)
         self.assertIn("1 names", report["warnings"][0])
-
-
-class _Handler(SimpleHTTPRequestHandler):
-    """Serves files, and prints nothing."""
-
-    def log_message(self, *args: Any) -> None:
-        pass

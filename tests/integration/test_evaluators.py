@@ -26,7 +26,7 @@ from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut
 from nixery.process.protocol import ChildProtocol, Exit
 from nixery.runtime.deferreds import gather
 from nixery.sources.source import PackageSet
-from tests.integration.nixenv import nix_environment, path_set
+from tests.integration.nixenv import nix_environment, path_set, try_to_delete
 from tests.integration.test_nix import FOREIGN, SYSTEM, NixTestCase, SpyReactor
 
 MEMORY = 300 * 1024**2
@@ -186,18 +186,9 @@ class KeptSetTests(EvaluatorTestCase):
         [answer] = await self.ask("dependent")
         assert isinstance(answer.result, Package)
         derivation = answer.result.derivation
-        self.assertEqual(self.delete(derivation), 1)
+        self.assertEqual(try_to_delete(derivation), 1)
         await self.resident.stop()
-        self.assertEqual(self.delete(derivation), 0)
-
-    def delete(self, path: str) -> int:
-        """Return the status of an attempt to delete a path from the store."""
-        return subprocess.run(
-            ["nix-store", "--delete", path],
-            env=nix_environment(),
-            capture_output=True,
-            check=False,
-        ).returncode
+        self.assertEqual(try_to_delete(derivation), 0)
 
     async def test_process_that_is_killed_at_any_moment_costs_time_only(self) -> None:
         """A process that is killed at any moment costs time, and changes no answer."""
@@ -279,7 +270,6 @@ class KeptSetTests(EvaluatorTestCase):
 # Asks for a package, and tells the process that was asked: at once, or after the answer.
 DAEMON = """
 import sys
-from pathlib import Path
 from pathlib import Path
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred

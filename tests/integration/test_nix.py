@@ -48,6 +48,7 @@ from tests.integration.nixenv import (
     nix_environment,
     nix_missing,
     path_set,
+    try_to_delete,
 )
 
 SYSTEM = "x86_64-linux" if os.uname().machine == "x86_64" else f"{os.uname().machine}-linux"
@@ -561,7 +562,7 @@ class BuildTests(NixTestCase):
         self.assertEqual(root.name, realisation.root)
         self.assertEqual(sorted(str(link.resolve()) for link in root.iterdir()), outputs)
         for output in outputs:
-            self.assertEqual(self.delete(output), 1, f"{output} is not protected")
+            self.assertEqual(try_to_delete(output), 1, f"{output} is not protected")
 
         graph = await self.nix.closure(realisation.outputs)
         names = sorted(path.name for path in graph.paths)
@@ -573,7 +574,7 @@ class BuildTests(NixTestCase):
         self.assertEqual(self.roots(), [])
         await self.nix.release(realisation)
         for output in outputs:
-            self.assertEqual(self.delete(output), 0)
+            self.assertEqual(try_to_delete(output), 0)
 
     async def test_valid_outputs_are_protected_and_described_without_a_build(self) -> None:
         """Valid outputs are protected and described without a build."""
@@ -597,7 +598,7 @@ class BuildTests(NixTestCase):
             self.assertEqual(self.roots(), [])
             self.assertFalse(nix.root_expired(held.realisation))
             for output in outputs:
-                self.assertEqual(self.delete(output), 1, f"{output} is not protected")
+                self.assertEqual(try_to_delete(output), 1, f"{output} is not protected")
             realisation = held.realisation
 
         os.kill(spy.pids[-1], signal.SIGKILL)
@@ -608,7 +609,7 @@ class BuildTests(NixTestCase):
         for pid in spy.pids:
             self.assertRaises(ProcessLookupError, os.kill, pid, 0)
         for output in outputs:
-            self.assertEqual(self.delete(output), 0)
+            self.assertEqual(try_to_delete(output), 0)
         self.assertIsNone(await nix.root_if_valid(outputs))
         await nix.stop()
 
@@ -622,7 +623,7 @@ class BuildTests(NixTestCase):
         self.assertEqual(first.outputs, second.outputs)
         self.assertEqual(len(self.roots()), 2)
         await self.nix.release(first)
-        self.assertEqual(self.delete(second.outputs[0]), 1)
+        self.assertEqual(try_to_delete(second.outputs[0]), 1)
 
     async def test_every_line_of_a_builds_log_arrives(self) -> None:
         """Every line of a build's log arrives."""
@@ -635,7 +636,7 @@ class BuildTests(NixTestCase):
         """Derivations that a garbage collection took can be evaluated again."""
         evaluation = await self.evaluate("dependent")
         derivation = evaluation.packages[0].derivation
-        self.assertEqual(self.delete(derivation), 0)
+        self.assertEqual(try_to_delete(derivation), 0)
         with self.assertRaises(MissingDerivations):
             await self.nix.realise(evaluation.packages, Recorder())
         self.assertEqual(self.roots(), [])
@@ -648,7 +649,7 @@ class BuildTests(NixTestCase):
         names = ("dependent", "multi", "multi.dev")
         evaluation = await self.evaluate(*names)
         for package in evaluation.packages:
-            self.assertEqual(self.delete(package.derivation), 0)
+            self.assertEqual(try_to_delete(package.derivation), 0)
         requests = [PackageRequest(name=name) for name in names]
         recorder = Recorder()
         realisation = await self.nix.reevaluate_and_realise(
@@ -660,7 +661,7 @@ class BuildTests(NixTestCase):
             sorted(str(link.resolve()) for link in root.iterdir()), list(realisation.outputs)
         )
         for output in realisation.outputs:
-            self.assertEqual(self.delete(output), 1, f"{output} is not protected")
+            self.assertEqual(try_to_delete(output), 1, f"{output} is not protected")
         await self.nix.release(realisation)
         other = await self.evaluate("plain")
         with self.assertRaises(MissingDerivations):
@@ -710,15 +711,6 @@ class BuildTests(NixTestCase):
         self.assertEqual(len(self.roots()), 2)
         await self.make().sweep()
         self.assertEqual(self.roots(), [])
-
-    def delete(self, path: str) -> int:
-        """The status of an attempt to delete a path from the store."""
-        return subprocess.run(
-            ["nix-store", "--delete", path],
-            env=nix_environment(),
-            capture_output=True,
-            check=False,
-        ).returncode
 
 
 class BuildFailureTests(NixTestCase):

@@ -8,10 +8,7 @@ import socket
 import subprocess
 import tarfile
 from base64 import b64encode
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from attrs import evolve
@@ -31,6 +28,7 @@ from nixery.testing.fakes import InlineWorkers
 from nixery.wiring.nix import make_nix_context
 from nixery.wiring.sources import make_sources
 from tests.integration.nixenv import make_nix, nix_environment, nix_missing, path_set
+from tests.support.http_files import FileHandler, serve_files
 
 SYSTEM = "x86_64-linux"
 
@@ -158,14 +156,7 @@ class PinnedFetchesTests(TestCase):
         self.set = self.directory / "set"
         for directory in (self.served, self.set):
             directory.mkdir(parents=True)
-        handler = partial(_Handler, directory=str(self.served))
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(server.server_close)
-        self.addCleanup(server.shutdown)
-        self.url = f"http://127.0.0.1:{server.server_port}"
+        self.url = serve_files(self, self.served, _Handler)
         self.archive = self.pack("set", {"default.nix": PINNED_SET})
         self.hash = self.hash_of(self.archive)
         self.nix = self.make()
@@ -537,15 +528,12 @@ class PinnedFetchesTests(TestCase):
             self.assertIn("nix_path", refusal)
 
 
-class _Handler(SimpleHTTPRequestHandler):
-    """Serves files, one of them to Alice alone, and prints nothing."""
+class _Handler(FileHandler):
+    """Serves one of the files to Alice alone."""
 
-    def do_GET(self) -> None:  # the base class's name
+    def do_GET(self) -> None:  # noqa: N802  # the base class's name
         alice = f"Basic {b64encode(b'alice:secret').decode()}"
         if "private" in self.path and self.headers["Authorization"] != alice:
             self.send_error(401)
         else:
             super().do_GET()
-
-    def log_message(self, *args: Any) -> None:
-        pass

@@ -40,7 +40,7 @@ from nixery.sources.source import PackageSet, Revision
 from nixery.testing.fakes import InlineWorkers
 from nixery.wiring.nix import make_nix_context
 from nixery.wiring.sources import make_sources
-from tests.integration.nixenv import make_nix, nix_environment, nix_missing
+from tests.integration.nixenv import make_nix, nix_environment, nix_missing, try_to_delete
 
 SYSTEM = f"{os.uname().machine}-linux"
 
@@ -153,13 +153,7 @@ class SourceCase(TestCase):
 
     def delete(self, path: Path) -> bool:
         """Delete a path if a garbage collection would, and tell whether it did."""
-        done = subprocess.run(
-            ["nix-store", "--delete", str(path)],
-            env=self.environ,
-            capture_output=True,
-            check=False,
-        )
-        return done.returncode == 0
+        return try_to_delete(path, self.environ) == 0
 
     def collect_before_rooting(self) -> Path:
         """

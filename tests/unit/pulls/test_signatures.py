@@ -7,7 +7,7 @@ Images are made by the whole pipeline and asked for by HTTP, as clients do that 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from attrs import evolve
@@ -38,6 +38,7 @@ from nixery.testing.fakes import InlineWorkers
 from tests.support.builds import BuilderCase
 from tests.support.http import Connection, Response, make_root
 from tests.support.signatures import Refused, verify_bundle, verify_simple_signing
+from tests.support.workers import CountingWorkers
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,17 +52,6 @@ DOCUMENTS_OF_IMAGE = (
     Document(media_type=SPDX, predicate_type=SPDX_PREDICATE, data=b'{"s":1}'),
     Document(media_type=IN_TOTO, predicate_type=PROVENANCE_PREDICATE, data=b'{"p":1}'),
 )
-
-
-class CountingWorkers(InlineWorkers):
-    """Counts the calls."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        self.calls += 1
-        return await super().run(function, *args, **kwargs)
 
 
 class SignedCase(BuilderCase):

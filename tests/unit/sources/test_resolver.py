@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -33,6 +32,7 @@ from nixery.sources.source import (
 )
 from nixery.sources.tag_policy import ChannelName, GitCommit, GitRefs, TagPolicy
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
+from tests.support.workers import CountingWorkers
 from tests.unit.sources.test_ref_cache import FakeUpstream
 
 P = ParamSpec("P")
@@ -59,17 +59,6 @@ class FakeFetcher:
         if self.failure is not None:
             raise self.failure
         return Path("/nix/store") / tree.name
-
-
-class CountingWorkers(InlineWorkers):
-    """Counts the calls."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        self.calls += 1
-        return await super().run(function, *args, **kwargs)
 
 
 class ResolverCase(SynchronousTestCase):

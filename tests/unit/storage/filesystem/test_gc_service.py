@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from nixery.errors import ShuttingDown
 from nixery.storage.filesystem import scan
 from nixery.storage.filesystem.gc_policy import Policy
 from nixery.storage.filesystem.gc_service import CollectionService
 from nixery.storage.filesystem.publish_lock import attempt_collection, publishing
-from nixery.testing.fakes import FakeWallClock, InlineWorkers
+from nixery.testing.fakes import FakeWallClock
 from tests.support.stores import StoreCase
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class CountingWorkers(InlineWorkers):
-    """Counts its calls, and stops when it is told to."""
-
-    calls = 0
-    limit = 10**9
-
-    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        self.calls += 1
-        if self.calls > self.limit:
-            raise ShuttingDown
-        return await super().run(function, *args, **kwargs)
+from tests.support.workers import CountingWorkers
 
 
 class RetentionTests(StoreCase):
