@@ -182,10 +182,9 @@ class ImageService:
     # -- pinned revisions -----------------------------------------------------------
 
     async def _get_pinned(self, request: ImageRequest, tag: Tag) -> Image:
-        cached = await self.image_cache.get(request.key)
-        if cached is not None:
-            await self._record_tag(request.name, tag, request.key, cached)
-            return cached
+        known = await self._get_known(request, tag, request.key)
+        if known is not None:
+            return known
 
         async def make(build: Build) -> Image:
             evaluation = await self.builder.evaluate(request, build)
@@ -229,10 +228,9 @@ class ImageService:
         key = self._observed_keys.get(request.key)
         if key is not None:
             self.evaluation_lookups.memory += 1
-            cached = await self.image_cache.get(key)
-            if cached is not None:
-                await self._record_tag(request.name, tag, key, cached)
-                return cached
+            known = await self._get_known(request, tag, key)
+            if known is not None:
+                return known
 
         async def make(build: Build) -> Image:
             evaluated, evaluation = await self._evaluate_unchanged(request, tag, build)
@@ -279,11 +277,9 @@ class ImageService:
             evaluation = self._head_evaluations.pop(request.key, None)
         if evaluation is not None:
             self.evaluation_lookups.memory += 1
-            key = request.image_key(evaluation)
-            cached = await self.image_cache.get(key)
-            if cached is not None:
-                await self._record_tag(request.name, tag, key, cached)
-                return cached
+            known = await self._get_known(request, tag, request.image_key(evaluation))
+            if known is not None:
+                return known
 
         async def make(build: Build) -> Image:
             evaluation = await self.builder.evaluate(request, build)
@@ -298,7 +294,14 @@ class ImageService:
 
         return await self._join_job(request, tag, make)
 
-    # -- both kinds of revisions ------------------------------------------------------
+    # -- all kinds of revisions -------------------------------------------------------
+
+    async def _get_known(self, request: ImageRequest, tag: Tag, key: str) -> Image | None:
+        """Return an image by its key, as the current one of a tag; ``None`` if it is not known."""
+        image = await self.image_cache.get(key)
+        if image is not None:
+            await self._record_tag(request.name, tag, key, image)
+        return image
 
     async def _join_job(
         self, request: ImageRequest, tag: Tag, make: Callable[[Build], Awaitable[Image]]
