@@ -189,11 +189,8 @@ class Referrers:
         """Return the signatures by all keys, in the order of their tags."""
         signatures = []
         for key in self._keys:
-            assert self.signer is not None
-            reference = f"{self.signer.host}/{name.repository}"
-            prefix = signature_prefix(reference, digest, key)
-            keys = await self.storage.list_records(SIGNATURES, prefix)
-            records = await self.storage.get_records(SIGNATURES, keys)
+            tags = await self._signed_tags(name, digest, key)
+            records = await self.storage.get_records(SIGNATURES, tags)
             for record_key in sorted(records):
                 try:
                     signatures.append(decode_signature(records[record_key]))
@@ -234,14 +231,19 @@ class Referrers:
 
     async def _former_tags(self, name: ImageName, digest: Digest) -> list[Tag]:
         """Return the tags under which former keys have signed a manifest for a name."""
-        assert self.signer is not None
-        reference = f"{self.signer.host}/{name.repository}"
         tags: set[Tag] = set()
         for key in self._keys[1:]:
-            prefix = signature_prefix(reference, digest, key)
-            keys = await self.storage.list_records(SIGNATURES, prefix)
-            tags.update(Tag(each.removeprefix(prefix)) for each in keys)
+            tags.update((await self._signed_tags(name, digest, key)).values())
         return sorted(tags)
+
+    async def _signed_tags(
+        self, name: ImageName, digest: Digest, key: VerificationKey
+    ) -> Mapping[str, Tag]:
+        """Return the tags under which a key has signed a manifest, by the keys of the records."""
+        assert self.signer is not None
+        prefix = signature_prefix(f"{self.signer.host}/{name.repository}", digest, key)
+        keys = await self.storage.list_records(SIGNATURES, prefix)
+        return {each: Tag(each.removeprefix(prefix)) for each in keys}
 
     @property
     def _keys(self) -> tuple[VerificationKey, ...]:
