@@ -10,34 +10,14 @@
 { src ? "", system, config ? "{}", overlays ? "[]", flake ? "", without ? "[]" }:
 
 let
-  inherit (builtins) attrNames concatMap elem fromJSON isAttrs match tryEval;
+  inherit (builtins) attrNames elem filter fromJSON;
 
+  inherit (import ./packages_in.nix) packagesIn;
   inherit (import ./text.nix) onlyTexts;
 
   packages = import ./package_set.nix { inherit src system config overlays flake; };
 
   skipped = fromJSON without;
-
-  # Deeper sets are the same packages in other clothes.
-  depth = 3;
-
-  attempt = default: value:
-    let tried = tryEval value;
-    in if tried.success then tried.value else default;
-
-  walk = level: prefix: set:
-    concatMap
-      (name:
-        let
-          value = attempt null set.${name};
-          path = prefix + name;
-        in
-        # Other dots would separate empty names.
-        if match "[^.]+(\\.[^.]+)*" name == null || (level == 0 && elem name skipped) || !isAttrs value then [ ]
-        else if attempt false ((value.type or "") == "derivation") then [ path ]
-        else if level < depth && attempt false (value.recurseForDerivations or false == true)
-        then walk (level + 1) (path + ".") value
-        else [ ])
-      (onlyTexts (attrNames set));
 in
-walk 0 "" packages
+packagesIn (path: _: path) packages
+  (filter (name: !elem name skipped) (onlyTexts (attrNames packages)))

@@ -19,23 +19,17 @@
 
 let
   inherit (builtins)
-    attrNames concatMap deepSeq fromJSON isAttrs isString match parseDrvName substring trace tryEval;
+    attrNames concatMap deepSeq fromJSON isAttrs isString parseDrvName substring trace;
 
+  inherit (import ./packages_in.nix) attempt packagesIn;
   inherit (import ./text.nix) onlyTexts toText;
 
   packages = import ./package_set.nix { inherit src system config overlays flake fetches; };
 
   wanted = fromJSON names;
 
-  # Deeper sets are the same packages in other clothes.
-  depth = 3;
-
   # Some packages describe themselves with a whole document.
   maxBytes = 1000;
-
-  attempt = default: value:
-    let tried = tryEval value;
-    in if tried.success then tried.value else default;
 
   text = value:
     let known = attempt "" value;
@@ -53,23 +47,10 @@ let
       (if isAttrs meta then text meta.description or "" else "")
       (!(isAttrs meta && attempt true (meta.available or true) == false))
     ];
-
-  walk = level: prefix: set:
-    concatMap (name:
-      let
-        value = attempt null set.${name};
-        path = prefix + name;
-      in
-      # Other dots would separate empty names.
-      if match "[^.]+(\\.[^.]+)*" name == null || !isAttrs value then [ ]
-      else if attempt false ((value.type or "") == "derivation") then [ (describe path value) ]
-      else if level < depth && attempt false (value.recurseForDerivations or false == true)
-      then walk (level + 1) (path + ".") value (onlyTexts (attrNames value))
-      else [ ]);
 in
 if wanted == null then onlyTexts (attrNames packages)
 else concatMap
   (name:
-    let entries = walk 0 "" packages [ name ];
+    let entries = packagesIn describe packages [ name ];
     in trace name (deepSeq entries entries))
   wanted
