@@ -18,7 +18,7 @@ suspicion that Nix has failed; it has if it cannot store a file either.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -145,7 +145,8 @@ class Evaluator:
         missing = await self._known_missing(package_set, system, requests)
         if missing and all(item.optional or item in missing for item in requests):
             return make_evaluation(missing.values(), system)
-        return make_evaluation(await self.look_up(package_set, system, requests), system)
+        results = await self._evaluate_others(package_set, system, requests, missing)
+        return make_evaluation(results, system)
 
     async def look_up(
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
@@ -157,23 +158,14 @@ class Evaluator:
         :raises EvaluationTimedOut: it took too long.
         :raises NixUnusable: Nix itself failed.
         """
-        refused = refused_problems(requests, self._context.settings.refused)
-        if refused:
-            names = {problem.name: problem for problem in refused}
-            rest = [item for item in requests if item.name not in names]
-            results = iter(await self.look_up(package_set, system, rest) if rest else ())
-            return [
-                LookupResult(request=item, result=names[item.name])
-                if item.name in names
-                else next(results)
-                for item in requests
-            ]
-        missing = await self._known_missing(package_set, system, requests)
-        if missing:
-            rest = [item for item in requests if item not in missing]
-            results = iter(await self._evaluate(package_set, system, rest) if rest else ())
-            return [missing.get(item) or next(results) for item in requests]
-        return await self._evaluate(package_set, system, requests)
+        problems = refused_problems(requests, self._context.settings.refused)
+        refused = {problem.name: problem for problem in problems}
+        rest = [item for item in requests if item.name not in refused]
+        known = await self._known_missing(package_set, system, rest)
+        for item in requests:
+            if item.name in refused:
+                known[item] = LookupResult(request=item, result=refused[item.name])
+        return await self._evaluate_others(package_set, system, requests, known)
 
     async def _known_missing(
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
@@ -185,6 +177,19 @@ class Evaluator:
             return {}
         results = (missing_result(item, names) for item in requests if not item.optional)
         return {result.request: result for result in results if result is not None}
+
+    async def _evaluate_others(
+        self,
+        package_set: PackageSet,
+        system: str,
+        requests: Sequence[PackageRequest],
+        known: Mapping[PackageRequest, LookupResult],
+    ) -> Sequence[LookupResult]:
+        """Return the results in the order of the requests, of which some are known already."""
+        rest = [item for item in requests if item not in known]
+        evaluates = rest or not known
+        results = iter(await self._evaluate(package_set, system, rest) if evaluates else ())
+        return [known.get(item) or next(results) for item in requests]
 
     async def _evaluate(
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
@@ -332,7 +337,11 @@ class Evaluator:
         except CommandMissing as error:
             raise command_missing(error) from error
         except ProcessTimedOut as error:
-            raise self._timeout_error(requests) from error
+            raise EvaluationTimedOut(
+                names=tuple(item.name for item in requests),
+                seconds=self._context.settings.eval_timeout,
+                setting="eval_timeout",
+            ) from error
         except OutputTooLarge as error:
             raise EvaluationFailed(reason=error.message, output=error.output) from error
         return await self._context.workers.run(
@@ -385,13 +394,6 @@ class Evaluator:
         except (ProcessFailed, ProcessTimedOut):
             return False
         return True
-
-    def _timeout_error(self, requests: Sequence[PackageRequest]) -> EvaluationTimedOut:
-        return EvaluationTimedOut(
-            names=tuple(item.name for item in requests),
-            seconds=self._context.settings.eval_timeout,
-            setting="eval_timeout",
-        )
 
     def _deadline(self) -> float:
         return self._context.clock.seconds() + self._context.settings.eval_timeout
