@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import field, frozen
+from attrs import frozen
 
-from nixery.artifacts.provenance import Origins
 from nixery.image.closure import RuntimeGraph
 from nixery.image.manifests import ImageLayer
 from nixery.image.names import Digest
@@ -26,7 +25,6 @@ class BuildRecord:
     :param digest: of its OCI manifest.
     :param source: the package set's revision, for people.
     :param layers: the layers of the plan, in its order, then those on top of them.
-    :param origins: the origins of the store paths that were made valid for it.
     :param notes: sentences on entries of the packages that are not in the image's root.
     """
 
@@ -37,5 +35,4 @@ class BuildRecord:
     plan: LayerPlan
     layers: Sequence[ImageLayer]
     popularity: Popularity
-    origins: Origins = field(factory=Origins)
     notes: Sequence[str] = ()

@@ -277,19 +277,19 @@ class ImagePipeline:
             has_shell=packed.root.shell == "/bin/bash",
             has_ca_bundle=packed.root.has_ca_bundle,
         )
-        record = BuildRecord(
-            digest=image.manifests[0].digest,
-            source=request.revision.label,
-            evaluation=evaluation,
-            graph=graph,
-            plan=plan,
-            layers=packed.layers,
-            popularity=request.settings.popularity,
-            origins=realisation.origins,
-            notes=tuple(packed.root.describe()),
-        )
         if self.on_built is not None:
-            self.on_built(record)
+            self.on_built(
+                BuildRecord(
+                    digest=image.manifests[0].digest,
+                    source=request.revision.label,
+                    evaluation=evaluation,
+                    graph=graph,
+                    plan=plan,
+                    layers=packed.layers,
+                    popularity=request.settings.popularity,
+                    notes=tuple(packed.root.describe()),
+                )
+            )
         return _MadeImage(image=image, documents=documents)
 
     async def _make_documents(
