@@ -187,10 +187,12 @@ def _purge(config: Config, options: argparse.Namespace) -> int:
 
 def _sign(config: Config, options: argparse.Namespace) -> int:
     keys = _keys(config)
-    inventory = _scan(config)
-    chosen: Sequence[StoredImage] = inventory.stored_images()
+    chosen: Sequence[StoredImage]
     if options.images:
         inventory, chosen = _find_all(config, options.images)
+    else:
+        inventory = _scan(config)
+        chosen = inventory.stored_images()
     host = urlsplit(config.http.public_url or "").netloc
     signed = sign(inventory, chosen, keys, host, config.sources.system)
     lines = [
