@@ -123,7 +123,8 @@ class GitCheckout:
     async def _fetch_lfs(
         self, tree: SourceTree, files: Path, work_tree: Path, deadline: float
     ) -> None:
-        if not await self._workers.run(lfs.find_pointers, work_tree):
+        pointers = await self._workers.run(lfs.find_pointers, work_tree)
+        if not pointers:
             return
         printed = await self._run(git_arguments.lfs_environment(work_tree), deadline)
         found = git_arguments.parse_lfs_environment(printed)
@@ -136,7 +137,7 @@ class GitCheckout:
                 "correct .lfsconfig in the repository: the server must be one of HTTP or ssh",
             )
         await self._run(git_arguments.fetch_lfs(work_tree), deadline)
-        missing = await self._workers.run(lfs.fill_pointers, work_tree, found.media)
+        missing = await self._workers.run(lfs.fill_pointers, work_tree, pointers, found.media)
         if missing:
             path = (work_tree / missing[0]).relative_to(files)
             raise self._unavailable(

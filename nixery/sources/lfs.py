@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from attrs import frozen
@@ -102,15 +102,16 @@ def work_trees(root: Path) -> list[Path]:
     ]
 
 
-def fill_pointers(root: Path, media: Path) -> list[str]:
+def fill_pointers(root: Path, pointers: Mapping[str, Pointer], media: Path) -> list[str]:
     """
     Replace the pointers in a directory by the content of their files.
 
+    :param pointers: as :func:`find_pointers` returns them.
     :param media: the directory of the contents, as git-lfs keeps them, which has checked them.
     :return: the paths of the pointers whose content is not there.
     """
     missing = []
-    for path, pointer in find_pointers(root).items():
+    for path, pointer in pointers.items():
         content = media / pointer.oid[:2] / pointer.oid[2:4] / pointer.oid
         there = content.is_file() and content.stat().st_size == pointer.size
         if there and not pointer.extended:
