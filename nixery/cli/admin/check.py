@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from attrs import define, evolve, field
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from nixery.cli.admin.check_report import CheckReport, CheckStep, FetchedTree
@@ -119,8 +119,6 @@ class _Check:
             )
             try:
                 await self._run_steps(context, count=count)
-            except CancelledError:
-                raise
             except NixeryError as error:
                 self.report = evolve(self.report, problem=_with_advice(error))
 
