@@ -19,7 +19,7 @@ from typing import Any
 
 from twisted.internet.task import react  # noqa: TID251  # the one place that uses it
 
-__all__ = ["run_reactor", "use_monotonic_time"]
+__all__ = ["run_reactor", "run_reactor_and_return", "use_monotonic_time"]
 
 
 # Any: the global reactor has no type, and its class none of the attributes.
@@ -56,3 +56,17 @@ def run_reactor(main: Callable[[Any], Awaitable[None]]) -> None:
         return main(reactor)
 
     react(begin)
+
+
+def run_reactor_and_return(main: Callable[[Any], Awaitable[None]]) -> None:
+    """
+    Do a part of a command on the global reactor, which can be run only once.
+
+    :param main: as in :func:`run_reactor`.
+    :raises SystemExit: it failed or was interrupted, which has been reported already.
+    """
+    try:
+        run_reactor(main)
+    except SystemExit as end:
+        if end.code:
+            raise

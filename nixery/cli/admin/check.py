@@ -28,7 +28,7 @@ from nixery.errors import NixeryError
 from nixery.image.errors import PackagesRefused, ProblemKind
 from nixery.image.names import DEFAULT_PACKAGES, ImageName, PackageRequest, Tag
 from nixery.nix.context import NixContext
-from nixery.runtime.reactor_time import run_reactor
+from nixery.runtime.reactor_time import run_reactor_and_return
 from nixery.runtime.workers import Workers
 from nixery.sources.search_path import PinnedArchive, search_path_of
 from nixery.sources.source import PackageSet, Revision, is_pinned_path
@@ -69,11 +69,7 @@ def check_source(
         )
 
     with check.collect_warnings():
-        try:
-            run_reactor(main)
-        except SystemExit as end:
-            if end.code:
-                raise
+        run_reactor_and_return(main)
     return check.report
 
 

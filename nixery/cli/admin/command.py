@@ -38,7 +38,7 @@ from nixery.errors import NixeryError
 from nixery.image.errors import InvalidName, InvalidReference
 from nixery.image.names import Tag, parse_digest, parse_image_name, parse_tag
 from nixery.pulls.tag_records import tag_record_key
-from nixery.runtime.reactor_time import run_reactor
+from nixery.runtime.reactor_time import run_reactor_and_return
 from nixery.runtime.tls.endpoint_strings import PLAIN
 from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, scan
 from nixery.storage.filesystem.gc_policy import GRACE_SECONDS, Policy
@@ -272,12 +272,7 @@ def _prewarm(config: Config, options: argparse.Namespace) -> int:
                 )
             )
 
-    try:
-        run_reactor(main)
-    except SystemExit as end:
-        # The command has ended; its errors were reported already.
-        if end.code:
-            raise
+    run_reactor_and_return(main)
     failed = [each for each in results if each.error]
     _print(
         options,

@@ -33,7 +33,7 @@ from nixery.inspection.catalog import REPORTS
 from nixery.inspection.report_file import decode_report
 from nixery.nix.commands import NixCommands
 from nixery.nix.context import NixContext
-from nixery.runtime.reactor_time import run_reactor
+from nixery.runtime.reactor_time import run_reactor_and_return
 from nixery.runtime.workers import Workers
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.storage.filesystem.scan import Inventory, StoredImage
@@ -94,11 +94,7 @@ def describe_contents(
 
         return Command(name="nixery-admin").run(reactor, work)
 
-    try:
-        run_reactor(main)
-    except SystemExit as end:
-        if end.code:
-            raise
+    run_reactor_and_return(main)
     return described
 
 
