@@ -19,7 +19,6 @@ from attrs import evolve, frozen
 
 from nixery.errors import UnexpectedOutput
 from nixery.image.canonical_json import canonical_json
-from nixery.image.names import is_commit
 from nixery.sources.git_urls import public_url
 from nixery.sources.source import (
     FlakeInput,
@@ -27,6 +26,7 @@ from nixery.sources.source import (
     ResolvedRef,
     Revision,
     SourceTree,
+    commit_label,
     is_pinned_path,
 )
 
@@ -78,11 +78,10 @@ def flake_revision(
             version=None if pinned else version,
         )
     identity["commit"] = resolved.commit
-    short = resolved.commit[:12]
     return Revision(
         identity=identity,
         pinned=not source.allow_unlocked,
-        label=short if is_commit(name) else f"{name} at {short}",
+        label=commit_label(name, resolved.commit),
         ref=resolved.ref,
     )
 

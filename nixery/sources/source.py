@@ -31,6 +31,7 @@ __all__ = [
     "Source",
     "STORE",
     "SourceTree",
+    "commit_label",
     "has_revisions",
     "is_pinned_path",
     "overlay_paths",
@@ -359,15 +360,20 @@ def revision_of(
         identity |= {"base": base.commit, "base_url": nixpkgs_url}
     if isinstance(source, GitSource):
         identity |= {name: "true" for name in _GIT_PARTS if getattr(source, name)}
-    short = resolved.commit[:12]
     pinned = all(map(is_pinned_path, overlays))
     return Revision(
         identity=identity | _overlay_identity(overlays),
         pinned=pinned,
-        label=short if is_commit(name) else f"{name} at {short}",
+        label=commit_label(name, resolved.commit),
         ref=resolved.ref,
         version=None if pinned else version,
     )
+
+
+def commit_label(name: str, commit: str) -> str:
+    """Return the label of a commit that was found by a name: ``main at 3f786850e387``."""
+    short = commit[:12]
+    return short if is_commit(name) else f"{name} at {short}"
 
 
 def overlay_paths(revision: Revision) -> tuple[Path, ...]:
