@@ -6,7 +6,6 @@ import socket
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -103,7 +102,7 @@ def make_http(
     if controller is not None and config.access.auth == "token":
         token = TokenEndpoint(controller)
     manifests = Manifests(stored.storage, reactor.seconds)
-    public = (host_name(urlsplit(config.http.public_url or "").netloc),)
+    public = (host_name(config.http.public_host),)
     hosts = HostRules(allowed=config.http.allowed_hosts + public)
 
     def make_registry(address: PublicAddress) -> Registry:

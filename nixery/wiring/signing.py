@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from attrs import frozen
 
 from nixery.artifacts.keys import load_keys
@@ -45,7 +43,7 @@ def make_signing(
     path, previous = config.signing.signing_key, config.signing.signing_key_previous
     if path is not None:
         # The configuration ensures that there is a URL.
-        host = urlsplit(config.http.public_url or "").netloc
+        host = config.http.public_host
         signer = ImageSigner(storage=stored.storage, cpu=cpu, host=host)
 
         async def start(signer: ImageSigner = signer) -> None:

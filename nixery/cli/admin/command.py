@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit
 
 from attrs import asdict
 from tqdm import tqdm
@@ -193,7 +192,7 @@ def _sign(config: Config, options: argparse.Namespace) -> int:
     else:
         inventory = _scan(config)
         chosen = inventory.stored_images()
-    host = urlsplit(config.http.public_url or "").netloc
+    host = config.http.public_host
     signed = sign(inventory, chosen, keys, host, config.sources.system)
     lines = [
         f"{each.image}: {f'{each.added} signatures added' if each.added else 'signed before'}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from attrs import frozen
 
 from nixery.config import types, url_types
@@ -48,3 +50,8 @@ class HTTPConfig:
         default=25.0,
         aliases=("request_deadline",),
     )
+
+    @property
+    def public_host(self) -> str:
+        """The host and the port in the public URL; empty if there is none."""
+        return urlsplit(self.public_url or "").netloc
