@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from nixery.config.types import InvalidValue, Kind, parse_mapping, parse_path, parse_text
 from nixery.image.names import is_commit
-from nixery.sources.flake_urls import InvalidFlakeUrl, parse_flake_url
+from nixery.sources.flake_urls import USE_NETRC, InvalidFlakeUrl, parse_flake_url
 from nixery.sources.git_urls import SCHEMES, has_unusable_password, is_ref_name, is_supported
 from nixery.sources.search_path import PinnedArchive
 from nixery.sources.source import FlakeSource
@@ -29,10 +29,6 @@ __all__ = [
     "URL",
 ]
 
-_USE_NETRC = (
-    "leave user and password out, which others on this machine would see: Nix takes them from the"
-    " file that netrc-file names in nix.conf"
-)
 _NIX_DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
 _SHA256 = re.compile(
     rf"(?:sha256[-:])?(?:(?P<hex>[0-9a-f]{{64}})|(?P<nix>[{_NIX_DIGITS}]{{52}})"
@@ -111,9 +107,14 @@ def _parse_archive_url(value: object) -> str:
     text = parse_text(value)
     if "{commit}" not in text:
         raise InvalidValue("give a URL with {commit} where the commit belongs")
-    if "@" in urlsplit(_parse_url(text.replace("{commit}", "0" * 40))).netloc:
-        raise InvalidValue(_USE_NETRC)
+    _check_archive(text.replace("{commit}", "0" * 40))
     return text
+
+
+def _check_archive(url: str) -> None:
+    """Check the URL of an archive, which Nix downloads."""
+    if "@" in urlsplit(_parse_url(url)).netloc:
+        raise InvalidValue(USE_NETRC)
 
 
 def _parse_nix_path(value: object) -> dict[str, Path | PinnedArchive]:
@@ -133,8 +134,7 @@ def _parse_nix_path(value: object) -> dict[str, Path | PinnedArchive]:
                 f"give {name!r} an absolute path, or the URL of an archive with its hash, as"
                 " https://host/nixpkgs.tar.gz#sha256-... (nix-prefetch-url --unpack prints one)"
             )
-        if "@" in urlsplit(_parse_url(url)).netloc:
-            raise InvalidValue(_USE_NETRC)
+        _check_archive(url)
         entries[name] = PinnedArchive(url=url, sha256=digest.hex())
     return entries
 

@@ -18,7 +18,13 @@ from nixery.image.names import is_commit
 from nixery.sources.git_urls import credentials, has_unusable_password, is_ref_name, is_supported
 from nixery.sources.source import FlakeSource
 
-__all__ = ["InvalidFlakeUrl", "parse_flake_url"]
+__all__ = ["USE_NETRC", "InvalidFlakeUrl", "parse_flake_url"]
+
+USE_NETRC = (
+    "leave user and password out, which others on this machine would see: Nix takes them from the"
+    " file that netrc-file names in nix.conf"
+)
+"""The advice on a password in the URL of an archive, which Nix downloads."""
 
 _GIT_SCHEMES = ("git+https", "git+http", "git+ssh", "git+file", "git+git", "git")
 _TARBALL_SCHEMES = ("https", "http", "file")
@@ -138,10 +144,7 @@ def _parse_tarball(url: SplitResult, query: dict[str, str]) -> FlakeSource:
         )
     location = url.geturl()
     if credentials(location) is not None:
-        raise InvalidFlakeUrl(
-            "leave user and password out, which others on this machine would see: Nix takes them"
-            " from the file that netrc-file names in nix.conf"
-        )
+        raise InvalidFlakeUrl(USE_NETRC)
     if url.scheme != "file" and not url.hostname:
         raise InvalidFlakeUrl("give a URL that names a host")
     nar_hash = query.pop("narHash", "").replace(" ", "+")
