@@ -54,11 +54,13 @@ class ReplStarter:
 
     def take(self, lookup: Lookup) -> Repl:
         """Return a process that was asked nothing: the spare one, or a new one."""
-        if self._is_ready(resolve_arguments.repl(lookup)) and self._spare is not None:
-            process, self._spare = self._spare, None
-            self._cancel_next_start()
-            return process
-        return self._start(resolve_arguments.repl(lookup))
+        argv = resolve_arguments.repl(lookup)
+        process = self._spare
+        if process is None or not self._is_ready(argv):
+            return self._start(argv)
+        self._spare = None
+        self._cancel_next_start()
+        return process
 
     def keep_spare(self, lookup: Lookup, delay: float = START_DELAY_SECONDS) -> None:
         """
