@@ -196,9 +196,7 @@ class FetchCommands:
             )
         except CommandMissing as error:
             raise command_missing(error) from error
-        except ProcessTimedOut as error:
-            raise unavailable(tree, error.message, error) from error
-        except OutputTooLarge as error:
+        except (ProcessTimedOut, OutputTooLarge) as error:
             raise unavailable(tree, error.message, error) from error
         except ProcessFailed as error:
             fault = nix_at_fault(error)
