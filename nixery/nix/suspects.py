@@ -47,8 +47,8 @@ class Suspects:
 
         :param failed: their names.
         """
-        for name in failed:
-            if len(requests) > 1:
+        if len(requests) > 1:
+            for name in failed:
                 self._add(scope, frozenset({name}))
 
     def has(self, scope: Hashable, requests: Sequence[PackageRequest]) -> bool:
