@@ -16,6 +16,7 @@ from tests.end_to_end.case import EndToEndCase, podman
 from tests.end_to_end.engines import Podman, require
 from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import at_end, free_port, private_directory, run, wait_until
+from tests.listing import statuses_below
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -71,7 +72,7 @@ class ContainerTests(EndToEndCase):
         finished = engine.pull(image)
         self.assertEqual(finished.status, 0, finished.output + engine.logs(container).output)
         self.assertIn("Hello, world!", engine.run(image, "hello").checked().stdout)
-        owners = {path.stat().st_uid for path in (volumes / "nix" / "store").iterdir()}
+        owners = {status.st_uid for status in statuses_below(volumes / "nix" / "store")}
         self.assertEqual(owners, {USER})
 
         engine.stop(container).checked()

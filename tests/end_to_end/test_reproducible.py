@@ -16,8 +16,8 @@ from tests.end_to_end.images import CheckedImage, check_image
 from tests.end_to_end.multiuser_nix import start_stranger
 from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST, Registry
+from tests.listing import statuses_below
 from tests.support.sboms import cyclonedx_problems, spdx_problems
-from tests.support.trees import below
 
 IMAGE = "shell/git/htop"
 
@@ -80,7 +80,7 @@ class ReproducibleTests(EndToEndCase):
         ours = self.manifests(demo_registry().registry)
         other = start_stranger(self, demo_set(), umask=0o027, environ=ELSEWHERE)
         self.assertEqual(self.manifests(other.registry), ours)
-        owners = {path.lstat().st_uid for path in below(other.storage)}
+        owners = {status.st_uid for status in statuses_below(other.storage)}
         self.assertEqual({pwd.getpwuid(owner).pw_name for owner in owners}, {"nobody"})
 
     def test_compressed_otherwise_layers_have_same_diff_ids_in_same_order(self) -> None:

@@ -32,6 +32,7 @@ from tests.guest.steps import (
     start,
     wait_until,
 )
+from tests.listing import statuses_below
 
 KEY = "/etc/nixery/key.pem"
 CERTIFICATE = "/etc/nixery/certificate.pem"
@@ -59,7 +60,7 @@ def ends_for_good(unit: str = "nixery.service") -> None:
 
 def stored(state: str) -> set[int]:
     """Return the inodes of the files in the storage of a state directory."""
-    return {os.lstat(path).st_ino for path in Path(state, "storage").rglob("*")}
+    return {status.st_ino for status in statuses_below(Path(state, "storage"))}
 
 
 def installation() -> None:
@@ -101,7 +102,7 @@ def from_a_dynamic_user() -> None:
     for directory in ("/var/lib/nixery", "/var/cache/nixery"):
         status = os.lstat(directory)
         assert (status.st_mode, status.st_uid) == (0o040700, user.pw_uid), (directory, status)
-        owners = {os.lstat(path).st_uid for path in Path(directory).rglob("*")}
+        owners = {status.st_uid for status in statuses_below(Path(directory))}
         assert owners <= {user.pw_uid}, owners
     assert not Path("/var/lib/private/nixery").exists()
     assert before <= stored("/var/lib/nixery")
