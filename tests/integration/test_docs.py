@@ -14,7 +14,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from nixery.runtime.data_files import docs_directory
 
-SITE = {"/"}
+SITE = {"/", "/builds", "/images"}
 """Pages that are no documentation, and that it leads to."""
 
 LOADED = {"script": "src", "link": "href", "img": "src", "form": "action", "iframe": "src"}

@@ -1,5 +1,6 @@
 // What every page does: buttons that copy.  `data-copy` names the element whose text is
-// copied, by its id; without this script the buttons stay hidden.
+// copied, by its id, or its `data-copied` if it has that; without this script the buttons
+// stay hidden.
 
 import { announce } from "./text.js";
 
@@ -24,7 +25,7 @@ document.addEventListener("click", async (event) => {
 // the text is selected for a person to copy.
 async function copy(source) {
   try {
-    await navigator.clipboard.writeText(source.textContent);
+    await navigator.clipboard.writeText(source.dataset.copied ?? source.textContent);
     return true;
   } catch {
     const range = document.createRange();
