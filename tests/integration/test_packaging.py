@@ -278,6 +278,27 @@ class ModuleTests(NixTests):
         value: dict[str, object] = json.loads(settings)
         return value
 
+    def test_examples_of_the_documentation_are_machines_whose_configuration_is_accepted(
+        self,
+    ) -> None:
+        """Each example of the documentation is a machine, and the daemon takes its settings."""
+        text = (CHECKOUT / "web" / "docs" / "running" / "nixos.md").read_text("utf-8")
+        examples = re.findall(r"^```nix\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        self.assertGreaterEqual(len(examples), 4)
+        file = Path(self.mktemp())
+        for example in examples:
+            # The stand-in for NixOS does not merge two imports of one file.
+            module = re.sub(r"imports = \[ \./nixery/nix/module\.nix \];", "", example)
+            machine = f"{{ imports = [ {MODULE} ({module}) ]; services.nixery.enable = true; }}"
+            found = self.evaluate(
+                f"(system {machine}).systemd.services.nixery.serviceConfig.ExecStart"
+            )
+            file.write_text(found.partition("nixery.yaml-")[2])
+            has_source = "channel" in example or "pkgs_path" in example
+            load_config(
+                {"config": str(file)}, {} if has_source else {"NIXERY_CHANNEL": "nixos-25.05"}
+            )
+
     def test_module_has_an_option_for_every_setting(self) -> None:
         """The module has an option for every setting and deprecated name, and no other."""
         options = self.nixery("", "services.nixery.settings")

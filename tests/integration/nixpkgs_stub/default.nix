@@ -96,6 +96,7 @@ named [
     };
   };
 
+  path = "/nix/store/00000000000000000000000000000000-nixpkgs";
   writeTextDir = path: text: package (baseNameOf path) // { inherit path text; };
 
   runCommand =
