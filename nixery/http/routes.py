@@ -29,6 +29,7 @@ from nixery.http.router import Router
 from nixery.http.token_endpoint import TokenEndpoint
 from nixery.http.ui.assets import STATIC, Assets
 from nixery.http.ui.build_pages import BuildPages
+from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.index_page import IndexPage
@@ -56,6 +57,7 @@ class UIHandlers:
     index: IndexPage | None = None
     builds: BuildPages | None = None
     images: ImagePages | None = None
+    comparison: ComparisonPage | None = None
     documentation: Documentation | None = None
 
 
@@ -179,6 +181,8 @@ def _route_ui(app: Klein, ui: UIHandlers) -> None:
         _route_builds(app, ui.builds)
     if ui.images is not None:
         _route_images(app, ui.images)
+    if ui.comparison is not None:
+        _route_comparison(app, ui.comparison)
     if ui.documentation is not None:
         _route_documentation(app, ui.documentation)
 
@@ -249,6 +253,12 @@ def _route_images(app: Klein, images: ImagePages) -> None:
     @app.route("/images/<image:image>/<rest:part>", methods=READ)
     def image_part(request: Request, image: tuple[ImageName, Tag], part: str) -> Body:
         return images.image(request, *image, part)
+
+
+def _route_comparison(app: Klein, page: ComparisonPage) -> None:
+    @app.route("/images/<image:image>/compare", methods=READ)
+    def comparison(request: Request, image: tuple[ImageName, Tag]) -> Body:
+        return page.show(request, *image)
 
 
 def _route_documentation(app: Klein, documentation: Documentation) -> None:

@@ -28,9 +28,11 @@ from nixery.layers.chunk_tables import Chunk, ChunkTables, Content, Table
 from nixery.layers.compression import LayerStream, PackedLayer
 from nixery.layers.compression_levels import Compression
 
-__all__ = ["ChunkedStream"]
+__all__ = ["ANNOTATION_PREFIX", "ChunkedStream"]
 
-_ANNOTATION = "io.github.containers.zstd-chunked."
+ANNOTATION_PREFIX = "io.github.containers.zstd-chunked."
+"""The beginning of the names of a layer's annotations."""
+
 _TABLE_FORMAT = 1
 _SKIPPABLE = bytes.fromhex("502a4d18")
 _FOOTER_MAGIC = b"GNUlInUx"
@@ -124,9 +126,9 @@ class ChunkedStream(LayerStream):
         )
         self._write_skippable(struct.pack("<7Q", *places) + _FOOTER_MAGIC)
         return {
-            f"{_ANNOTATION}manifest-checksum": contents.digest,
-            f"{_ANNOTATION}manifest-position": ":".join(map(str, places[:4])),
-            f"{_ANNOTATION}tarsplit-position": ":".join(map(str, places[4:])),
+            f"{ANNOTATION_PREFIX}manifest-checksum": contents.digest,
+            f"{ANNOTATION_PREFIX}manifest-position": ":".join(map(str, places[:4])),
+            f"{ANNOTATION_PREFIX}tarsplit-position": ":".join(map(str, places[4:])),
         }
 
     def _write_skippable(self, data: bytes) -> int:

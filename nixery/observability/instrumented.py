@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _METHODS = tuple(name for name in vars(Storage) if iscoroutinefunction(getattr(Storage, name)))
 
-_LABELS = {name: name for name in _METHODS} | {"commit_many": "commit"}
+_LABELS = {name: name for name in _METHODS} | {"commit_many": "commit", "read_part": "read"}
 """The names of operations in metrics, by those of the methods."""
 
 Seconds = Callable[[], float]

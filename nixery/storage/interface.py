@@ -173,6 +173,13 @@ class Storage(Protocol):
         :raises BlobUnknown: there is no such blob.
         """
 
+    async def read_part(self, digest: Digest, part: ByteRange) -> bytes:
+        """
+        Read a small part of a blob.  This is no use of the blob, and does not verify its digest.
+
+        :raises BlobUnknown: there is no such blob.
+        """
+
     async def open(
         self, digest: Digest, part: ByteRange | None = None, *, redirect: bool = True
     ) -> BlobSource:

@@ -151,6 +151,7 @@ def make_application(
         reactor,
         tracker=builds.tracker,
         catalog=inspection.catalog,
+        comparer=inspection.comparer,
         sources=sources.sources,
         package_lookup=FilteredLookup(package_lookup=nix.nix, rules=limits.rules),
         candidates=candidates,

@@ -7,6 +7,7 @@ from typing import Any
 from attrs import frozen
 
 from nixery.inspection.catalog import ImageCatalog
+from nixery.inspection.image_comparer import ImageComparer
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
@@ -17,9 +18,10 @@ __all__ = ["InspectionSubsystem", "make_inspection"]
 
 @frozen(kw_only=True)
 class InspectionSubsystem:
-    """The catalog of the images that were served."""
+    """The catalog of the images that were served, and their comparison."""
 
     catalog: ImageCatalog
+    comparer: ImageComparer
     components: tuple[Component, ...]
 
 
@@ -45,5 +47,7 @@ def make_inspection(
         wall_clock=wall_clock,
     )
     return InspectionSubsystem(
-        catalog=catalog, components=(Component(name="image catalog", stop=catalog.stop),)
+        catalog=catalog,
+        comparer=ImageComparer(catalog=catalog, storage=stored.storage, cpu=cpu),
+        components=(Component(name="image catalog", stop=catalog.stop),),
     )

@@ -14,12 +14,14 @@ from nixery.config.config import Config
 from nixery.http.routes import UIHandlers
 from nixery.http.ui.assets import read_site_files
 from nixery.http.ui.build_pages import BuildPages
+from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Pages, Section
 from nixery.http.visibility import VisibilityRules
 from nixery.inspection.catalog import ImageCatalog
+from nixery.inspection.image_comparer import ImageComparer
 from nixery.runtime.data_files import docs_directory, web_directory
 from nixery.runtime.public_address import PublicAddress
 from nixery.runtime.workers import Workers
@@ -49,6 +51,7 @@ def make_web_ui(
     *,
     tracker: BuildTracker,
     catalog: ImageCatalog,
+    comparer: ImageComparer,
     sources: Sources,
     package_lookup: PackageLookup,
     candidates: CandidateSearch,
@@ -98,17 +101,20 @@ def make_web_ui(
             builds=tracker if config.ui.show_builds else None,
             visibility=visibility,
         )
-        builds, images = None, None
+        builds, images, comparison = None, None, None
         if config.ui.show_builds:
             builds = BuildPages(tracker, reactor, pages, visibility=visibility)
         if config.ui.show_images:
-            images = ImagePages(catalog, pages, cpu, visibility, system=config.sources.system)
+            system = config.sources.system
+            images = ImagePages(catalog, pages, cpu, visibility, system=system)
+            comparison = ComparisonPage(catalog, comparer, pages, visibility, system=system)
         return UIHandlers(
             pages=pages,
             assets=site_files.assets,
             index=index,
             builds=builds,
             images=images,
+            comparison=comparison,
             documentation=Documentation(pages, docs, files),
         )
 

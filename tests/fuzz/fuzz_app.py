@@ -55,6 +55,7 @@ from nixery.http.routes import Handlers, UIHandlers, make_router
 from nixery.http.server import make_site
 from nixery.http.token_endpoint import TokenEndpoint
 from nixery.http.ui.build_pages import BuildPages
+from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.index_page import IndexPage
@@ -65,6 +66,7 @@ from nixery.image.names import PackageRequest
 from nixery.image.packages import LookupResult
 from nixery.image.patterns import parse_patterns
 from nixery.inspection.catalog import ImageCatalog
+from nixery.inspection.image_comparer import ImageComparer
 from nixery.layers.grouping import LayerSettings, Popularity
 from nixery.layers.tarball import Compression
 from nixery.observability.json_log import json_line
@@ -319,6 +321,13 @@ class World:
                 index=index,
                 builds=BuildPages(self.book, clock, pages, visibility=visibility),
                 images=ImagePages(library, pages, workers, visibility or AllowAll(), system=SYSTEM),
+                comparison=ComparisonPage(
+                    library,
+                    ImageComparer(catalog=library, storage=storage, cpu=workers),
+                    pages,
+                    visibility or AllowAll(),
+                    system=SYSTEM,
+                ),
                 documentation=Documentation(pages, docs, workers),
             ),
         )

@@ -22,14 +22,20 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
-from urllib.parse import quote
 
 from twisted.web.server import Request
 
 from nixery.artifacts.attachment import Attachment
 from nixery.artifacts.document import CYCLONEDX, IN_TOTO, SPDX
 from nixery.http.responses import PLAIN_TEXT, answer_with, client_disconnected, set_headers
-from nixery.http.ui.image_views import SORTS, PathQuery, image_data, image_view, paths_view
+from nixery.http.ui.image_views import (
+    SORTS,
+    PathQuery,
+    image_data,
+    image_view,
+    paths_view,
+    place,
+)
 from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
 from nixery.http.visibility import VisibilityRules
 from nixery.image.manifests import Manifest
@@ -106,7 +112,7 @@ class ImagePages:
         """Redirect an image without a tag to the tag ``latest``, as clients of registries do."""
         name = parse_image_name(repository.rstrip("/"), self._system)
         request.setResponseCode(302)
-        location = _place(f"{name.repository}:latest")
+        location = place(f"{name.repository}:latest")
         set_headers(request, {**PAGE_HEADERS, b"Location": location.encode("ascii")})
         return answer_with(request, PLAIN_TEXT, f"{location}\n".encode())
 
@@ -246,7 +252,7 @@ class ImagePages:
             200,
             repository=name.repository,
             tag=tag,
-            base=_place(label),
+            base=place(label),
             view=view,
         )
 
@@ -269,7 +275,7 @@ class ImagePages:
             "imagepaths.html",
             200,
             label=label,
-            base=_place(label),
+            base=place(label),
             view=view,
             layers=page_data.report.layers,
             sorts=SORTS,
@@ -310,11 +316,6 @@ def _chosen(
     ]
     start = (page - 1) * IMAGES_AT_ONCE
     return len(found), found[start : start + IMAGES_AT_ONCE]
-
-
-def _place(label: str) -> str:
-    """Return the path of the page of an image."""
-    return "/images/" + quote(label, safe="/:")
 
 
 def _argument(request: Request, name: bytes) -> str:

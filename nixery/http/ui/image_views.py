@@ -7,7 +7,9 @@ layers, for each of which some paths are listed; the others are on separate page
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from urllib.parse import quote
 
 from attrs import frozen
 from markupsafe import Markup
@@ -20,13 +22,25 @@ from nixery.inspection.reference_chains import chain_to, find_chains, find_paths
 from nixery.inspection.report import ImageReport, ReportedLayer
 from nixery.layers.svg import DrawnLayer, draw_svg
 
-__all__ = ["SORTS", "ImageView", "PathQuery", "image_data", "image_view", "paths_view"]
+__all__ = [
+    "SORTS",
+    "ImageView",
+    "PathQuery",
+    "image_data",
+    "image_view",
+    "paths_view",
+    "place",
+    "related_images",
+]
 
 PATHS_IN_LAYER = 8
 """The number of paths that are listed with a layer."""
 
 LABELS = 5
 """The number of images that are listed as sharing a layer."""
+
+RELATED_IMAGES = 20
+"""The number of images that are suggested for a comparison."""
 
 PATHS_AT_ONCE = 100
 """The number of paths on a page of the list."""
@@ -89,6 +103,7 @@ class ImageView:
         licences were not written down.
     :param documents: the names of the documents about the image, below its page.
     :param shared_size: the bytes in layers that other images have as well.
+    :param related: other images to compare it with.
     """
 
     report: ImageReport
@@ -99,6 +114,7 @@ class ImageView:
     unlicensed: int | None
     documents: tuple[str, ...]
     shared_size: int
+    related: tuple[str, ...]
     question: str
     answers: tuple[tuple[PathView, ...], ...]
     found: int
@@ -148,12 +164,38 @@ def image_view(
         unlicensed=report.unlicensed,
         documents=tuple(documents),
         shared_size=sum(layer.size for layer in layers if layer.shared_count),
+        related=related_images(label, report, holders),
         question=question,
         answers=tuple(
             tuple(_path(page_data, number) for number in chain) for chain in finding.chains
         ),
         found=finding.total,
     )
+
+
+def related_images(
+    label: str, report: ImageReport, holders: Mapping[Digest, Sequence[ImageEntry]]
+) -> tuple[str, ...]:
+    """
+    Return the images to compare an image with, as names with tags: other tags of its name first,
+    then those that share the most bytes with it.
+
+    :param label: its name and tag.
+    :param holders: the images that have each layer, as far as the client may see them.
+    """
+    shared: Counter[str] = Counter()
+    for layer in report.layers:
+        for image in holders.get(layer.digest, ()):
+            if image.digest != report.digest:
+                shared[image.label] += layer.size
+    name = label.rpartition(":")[0] + ":"
+    found = sorted(shared, key=lambda each: (not each.startswith(name), -shared[each], each))
+    return tuple(found[:RELATED_IMAGES])
+
+
+def place(label: str) -> str:
+    """Return the path of the page of an image, of its name and tag."""
+    return "/images/" + quote(label, safe="/:")
 
 
 @frozen(kw_only=True)

@@ -131,6 +131,14 @@ class FilesystemStorage:
         """
         return await self._workers.run(self._blobs.read, digest, is_use=record_use)
 
+    async def read_part(self, digest: Digest, part: ByteRange) -> bytes:
+        """
+        Read a small part of a blob.
+
+        :raises BlobUnknown: there is no such blob.
+        """
+        return await self._workers.run(self._blobs.read_part, digest, part)
+
     async def open(
         self,
         digest: Digest,

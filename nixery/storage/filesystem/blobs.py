@@ -43,7 +43,7 @@ from nixery.storage.filesystem.atomic_files import (
 from nixery.storage.filesystem.batch_publish import publish_together
 from nixery.storage.filesystem.files import read_symlink_record, translate_os_errors
 from nixery.storage.filesystem.last_used import record_use
-from nixery.storage.interface import BlobInfo, OpenFile
+from nixery.storage.interface import BlobInfo, ByteRange, OpenFile
 from nixery.storage.rules import check_small
 
 __all__ = ["DESCRIPTION", "BlobPlacement", "Blobs", "read_description"]
@@ -148,6 +148,17 @@ class Blobs:
                     os.unlink(self._path(digest) + DESCRIPTION)
                 raise BlobUnknown(digest=digest)
         return data
+
+    def read_part(self, digest: Digest, part: ByteRange) -> bytes:
+        """:raises BlobUnknown: there is no such blob, or no whole one."""
+        check_small(f"read a part of {digest}", part.stop - part.start)
+        source = self.open(digest, is_use=False)
+        with (
+            translate_os_errors("read a part of a blob"),
+            os.fdopen(source.descriptor, "rb") as file,
+        ):
+            file.seek(part.start)
+            return file.read(part.stop - part.start)
 
     def create(self) -> TempFile:
         """Begin a blob whose digest is not known yet."""

@@ -202,6 +202,24 @@ class GcsStorage:
             raise BlobUnknown(digest=digest)
         return data
 
+    async def read_part(self, digest: Digest, part: ByteRange) -> bytes:
+        """
+        Read a small part of a blob.
+
+        :raises BlobUnknown: there is no such blob.
+        """
+        check_small(f"read a part of {digest}", part.stop - part.start)
+        stored = await self._stored(digest)
+
+        def read(objects: Objects) -> bytes:
+            download = Download(objects, stored, part)
+            try:
+                return b"".join(iter(download.read, b""))
+            finally:
+                download.close()
+
+        return await self._task("read a part of a blob", read)
+
     async def open(
         self, digest: Digest, part: ByteRange | None = None, *, redirect: bool = True
     ) -> BlobSource:

@@ -132,7 +132,13 @@ class StorageContract(Base):
 
     def assert_absent(self, storage: Storage, digest: Digest) -> None:
         self.assertEqual({digest}, self.finish(storage.missing([digest])))
-        for read in (storage.stat(digest), storage.read(digest), storage.open(digest)):
+        part = ByteRange(start=0, stop=1)
+        for read in (
+            storage.stat(digest),
+            storage.read(digest),
+            storage.open(digest),
+            storage.read_part(digest, part),
+        ):
             with self.assertRaises(BlobUnknown) as caught:
                 self.finish(read)
             self.assertEqual(digest, caught.exception.digest)
@@ -198,6 +204,10 @@ class StorageContract(Base):
         source = self.finish(storage.open(digest_of(data), part))
         self.assertEqual(len(data), source.info.size)
         self.assertEqual(data[part.start : part.stop], self.content(source, part))
+        self.assertEqual(
+            data[part.start : part.stop],
+            self.finish(storage.read_part(digest_of(data), part)),
+        )
 
     def test_invisible_until_committed(self) -> None:
         """A blob is invisible until it is committed."""
