@@ -243,6 +243,20 @@ let
           "s390x-linux"
           "x86_64-linux"
         ]) "The Nix system of images whose name chooses none.";
+    platforms = setting (types.listOf (types.enum [
+          "aarch64-linux"
+          "armv6l-linux"
+          "armv7l-linux"
+          "i686-linux"
+          "powerpc64le-linux"
+          "riscv64-linux"
+          "s390x-linux"
+          "x86_64-linux"
+        ])) "The Nix systems that every tag serves whose name chooses none, as an index; system is one.";
+    platforms_missing = setting (types.enum [
+          "skip"
+          "fail"
+        ]) "What becomes of an index if a platform cannot be had: it lacks that, or the pull fails.";
     nixpkgs_config = setting (types.attrsOf types.anything) "What the package set gets as its config argument, as {allowUnfree: true}.";
     state_directory = setting types.path "What must survive a restart: garbage collection roots, and stored images by default.";
     cache_directory = setting types.path "What may be lost: the home and the caches of the Nix commands.";

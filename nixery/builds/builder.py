@@ -135,6 +135,11 @@ class Builder(Service):
         The first requests wait for the popularity data.
         """
         settings = await self._current_settings()
+        return self._make_request(name, revision, settings)
+
+    def _make_request(
+        self, name: ImageName, revision: Revision, settings: ImageSettings
+    ) -> ImageRequest:
         # Hashing everything takes longer than all the rest of a cached response; only these
         # three change while the daemon runs.
         inputs = name, revision, settings.popularity.digest
@@ -147,6 +152,20 @@ class Builder(Service):
             )
             self._request_keys.add(inputs, key, memory_size(name))
         return ImageRequest(name=name, revision=revision, settings=settings, key=key)
+
+    def split(self, request: ImageRequest) -> ImageRequest:
+        """Return a request for an index with its parts, which a known index does without."""
+        if not request.name.platforms or request.parts:
+            return request
+        return evolve(
+            request,
+            parts=tuple(
+                self._make_request(
+                    request.name.for_system(each), request.revision, request.settings
+                )
+                for each in request.name.platforms
+            ),
+        )
 
     async def _current_settings(self) -> ImageSettings:
         if self.popularity is None:
@@ -206,7 +225,7 @@ class Builder(Service):
         Return the number of the last evaluation of a request that has begun; 0 if there is none, or
         if all have the same result.
         """
-        return self._evaluations_begun.get(request.key, 0)
+        return max(self._evaluations_begun.get(key, 0) for key in request.keys)
 
     async def build(self, request: ImageRequest, evaluation: Evaluation, progress: Build) -> Image:
         """

@@ -17,7 +17,7 @@ from nixery.image.names import ImageName
 from nixery.image.packages import Evaluation, Package
 from nixery.sources.source import Revision
 
-__all__ = ["image_key", "layer_key", "request_key", "root_key"]
+__all__ = ["image_key", "index_key", "layer_key", "request_key", "root_key"]
 
 
 def image_key(evaluation: Evaluation, options: Mapping[str, Json]) -> str:
@@ -45,6 +45,25 @@ def image_key(evaluation: Evaluation, options: Mapping[str, Json]) -> str:
     )
 
 
+def index_key(images: Mapping[str, str], system: str, skipped: Mapping[str, str]) -> str:
+    """
+    Return the key of an index.
+
+    :param images: the keys of its images, by their systems.
+    :param system: the system whose image clients get that accept no index.
+    :param skipped: the systems that it lacks, and why.
+    """
+    return sha256_hex(
+        {
+            "kind": "index",
+            # A list, for the order of the images is part of the index.
+            "images": [[each, key] for each, key in images.items()],
+            "skipped": dict(skipped),
+            "system": system,
+        }
+    )
+
+
 def request_key(name: ImageName, revision: Revision, options: Mapping[str, Json]) -> str:
     """
     Return the key of an image that was requested and has not been evaluated yet.
@@ -55,6 +74,7 @@ def request_key(name: ImageName, revision: Revision, options: Mapping[str, Json]
     :param options: as for :func:`image_key`, and the identity of the evaluation.
     """
     version = {} if revision.version is None else {"version": revision.version}
+    platforms: Mapping[str, Json] = {"platforms": name.platforms} if name.platforms else {}
     return sha256_hex(
         {
             "kind": "request",
@@ -65,6 +85,7 @@ def request_key(name: ImageName, revision: Revision, options: Mapping[str, Json]
             ],
             "revision": revision.identity,
             "system": name.system,
+            **platforms,
             **version,
         }
     )

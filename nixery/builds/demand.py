@@ -44,18 +44,26 @@ class Demand:
     _ends: deque[tuple[float, str, str]] = field(factory=deque, init=False)
 
     @contextmanager
-    def asking(self, key: str) -> Iterator[None]:
-        """Count a request of the current client while the context lasts, and a minute longer."""
+    def asking(self, *keys: str) -> Iterator[None]:
+        """
+        Count a request of the current client while the context lasts, and a minute longer.
+
+        :param keys: the keys of all that it asks for.
+        """
         client = current_queue_client()
         self._forget_old()
-        asker = self._askers.setdefault(key, {}).setdefault(client, _Asker())
-        asker.requests += 1
+        askers = {
+            key: self._askers.setdefault(key, {}).setdefault(client, _Asker()) for key in keys
+        }
+        for asker in askers.values():
+            asker.requests += 1
         try:
             yield
         finally:
-            asker.requests -= 1
-            asker.last = self.seconds()
-            self._ends.append((asker.last, key, client))
+            for key, asker in askers.items():
+                asker.requests -= 1
+                asker.last = self.seconds()
+                self._ends.append((asker.last, key, client))
 
     def note(self, key: str) -> str:
         """Note that the current client asks, for a minute from now; :return: that client."""

@@ -22,7 +22,8 @@ from nixery.builds.documents import plan_documents
 from nixery.builds.errors import CachedFailure
 from nixery.builds.image_check import CONTENT_RULES
 from nixery.errors import NixeryError, StorageError
-from nixery.image.canonical_json import canonical_json
+from nixery.image.canonical_json import Json, canonical_json
+from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import OCI_CONFIG, Image, Manifest, digest_of
 from nixery.image.names import Digest, parse_digest
 from nixery.observability.context import LookupCounts
@@ -60,7 +61,7 @@ class _CachedImage:
         """The approximate memory that it takes, in bytes."""
         # The manifests' bodies, and for each blob that they name a digest of some 120 bytes
         # with its entry in a set.
-        return sum(manifest.size for manifest in self.image.manifests) + 200 * len(
+        return sum(manifest.size for manifest in self.image.all_manifests) + 200 * len(
             self.image.digests
         )
 
@@ -133,8 +134,8 @@ class ImageCache:
             await self.storage.delete_record(IMAGES, key)
             self.counts.misses += 1
             return None
-        if rules != CONTENT_RULES and self.is_sound is not None:
-            if not await self.is_sound(image):
+        if rules != CONTENT_RULES:
+            if not await self._is_sound(image):
                 await self.storage.delete_record(IMAGES, key)
                 self.counts.misses += 1
                 return None
@@ -178,6 +179,15 @@ class ImageCache:
         )
         self._keep_in_memory(key, image, self.seconds())
 
+    async def _is_sound(self, image: Image) -> bool:
+        if self.is_sound is None:
+            return True
+        images = image.images.values() if isinstance(image, ImageIndex) else (image,)
+        for each in images:
+            if not await self.is_sound(each):
+                return False
+        return True
+
     def invalidate_checks(self) -> None:
         """Check all blobs again before the next result, because a requested one is missing."""
         self._checks_valid_since = self.seconds()
@@ -189,25 +199,46 @@ class ImageCache:
             return None, CONTENT_RULES
         try:
             record = json.loads(text)
-            manifests = tuple(
-                [
-                    Manifest(
-                        media_type=each["media_type"],
-                        digest=parse_digest(each["digest"]),
-                        body=await self.storage.read(
-                            parse_digest(each["digest"]), record_use=record_use
-                        ),
-                    )
-                    for each in record["manifests"]
-                ]
+            rules = int(record.get("rules", 0))
+            manifests = await self._read(record["manifests"], record_use=record_use)
+            if "platforms" not in record:
+                return Image(manifests=manifests), rules
+            images = {
+                str(each["system"]): Image(
+                    manifests=await self._read(each["manifests"], record_use=record_use)
+                )
+                for each in record["platforms"]
+            }
+            index = ImageIndex(
+                manifests=manifests,
+                images=images,
+                system=str(record["system"]),
+                skipped={str(each): str(reason) for each, reason in record["skipped"].items()},
             )
-            return Image(manifests=manifests), int(record.get("rules", 0))
+            return index, rules
         except StorageError:
             raise
-        except (KeyError, TypeError, ValueError, NixeryError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, NixeryError) as error:
             self._log.warn("the record of image {key} is of no use: {error}", key=key, error=error)
             await self.storage.delete_record(IMAGES, key)
             return None, CONTENT_RULES
+
+    async def _read(
+        self, described: Sequence[Mapping[str, str]], *, record_use: bool
+    ) -> tuple[Manifest, ...]:
+        """Read the manifests that a record names."""
+        return tuple(
+            [
+                Manifest(
+                    media_type=each["media_type"],
+                    digest=parse_digest(each["digest"]),
+                    body=await self.storage.read(
+                        parse_digest(each["digest"]), record_use=record_use
+                    ),
+                )
+                for each in described
+            ]
+        )
 
     def _keep_in_memory(self, key: str, image: Image, checked_at: float) -> None:
         cached = _CachedImage(image=image, checked_at=checked_at)
@@ -217,15 +248,21 @@ class ImageCache:
 
 def _encode(image: Image) -> bytes:
     """Return the record of an image that is as it would be made now."""
-    return canonical_json(
-        {
-            "manifests": [
-                {"digest": manifest.digest, "media_type": manifest.media_type}
-                for manifest in image.manifests
+    record: dict[str, Json] = {"manifests": _describe(image.manifests), "rules": CONTENT_RULES}
+    if isinstance(image, ImageIndex):
+        record |= {
+            "platforms": [
+                {"system": system, "manifests": _describe(each.manifests)}
+                for system, each in image.images.items()
             ],
-            "rules": CONTENT_RULES,
+            "skipped": {**image.skipped},
+            "system": image.system,
         }
-    )
+    return canonical_json(record)
+
+
+def _describe(manifests: Sequence[Manifest]) -> Json:
+    return [{"digest": each.digest, "media_type": each.media_type} for each in manifests]
 
 
 @define(kw_only=True, eq=False)

@@ -18,9 +18,18 @@ from twisted.logger import Logger
 
 from nixery.builds.errors import CachedFailure
 from nixery.builds.notifier import ThrottledNotifier
-from nixery.builds.views import BuildFailure, BuildState, BuildView, Count, LogPart, Stage
+from nixery.builds.views import (
+    BuildFailure,
+    BuildState,
+    BuildView,
+    Count,
+    LogPart,
+    Stage,
+    combined_view,
+)
 from nixery.errors import NixeryError, ShuttingDown
 from nixery.image.errors import PackagesRefused
+from nixery.image.image_index import platform_label
 from nixery.image.names import Digest, ImageName, Tag
 from nixery.limits.errors import QueueFull, WorkAbandoned
 from nixery.nix.errors import BuildFailed, BuildTimedOut
@@ -57,6 +66,9 @@ class Build:
     It is listed when its first phase begins.  A build that made nothing, because the
     image was known, or that failed at once, is forgotten when it ends, unless it was
     announced to a client (:meth:`pin`).
+
+    The build of an index has a part for each platform (:meth:`part`), which receives the progress
+    of that platform, and is shown with the others as one build.
     """
 
     id: str
@@ -82,6 +94,8 @@ class Build:
     _is_listed: bool = False
     _pinned: bool = False
     _logged_phases: set[Phase] = field(factory=set)
+    _whole: Build | None = None
+    _parts: dict[str, Build] = field(factory=dict)
 
     _log = Logger()
 
@@ -115,6 +129,9 @@ class Build:
 
     def log(self, line: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.log`."""
+        if self._whole is not None:
+            self._whole.log(f"{platform_label(self.name.system)}> {line}")
+            return
         self._log_lines.append(line)
         self._log_size += len(line) + 1
         while len(self._log_lines) > MAX_LOG_LINES or self._log_size > MAX_LOG_CHARACTERS:
@@ -144,21 +161,44 @@ class Build:
         self._follows = other
         self._record_change()
 
+    def part(self, name: ImageName) -> Build:
+        """Return the part of an index's build that makes the image of one platform."""
+        part = self._parts.get(name.system)
+        if part is None:
+            part = self._parts[name.system] = Build(
+                id=self.id,
+                name=name,
+                tag=self.tag,
+                started_at=self._now(),
+                notifier=self.notifier,
+                tracker=self._tracker,
+                whole=self,
+            )
+        return part
+
+    def finish_part(self) -> None:
+        """Note that this part of an index's build has ended."""
+        self._end_stage()
+        self._state, self._position, self._derivation = BuildState.SUCCEEDED, None, None
+        self._record_change()
+
     def succeed(self, digest: Digest) -> None:
         """Note that the image exists."""
         self._digest = digest
-        self._end(BuildState.SUCCEEDED, keep=not _BUILD_PHASES.isdisjoint(self._logged_phases))
+        self._end(BuildState.SUCCEEDED, keep=self.has_made_something)
 
     def fail(self, error: BaseException) -> None:
         """Note that it failed or was cancelled."""
         if isinstance(error, CancelledError | ShuttingDown | WorkAbandoned):
-            self._end(BuildState.CANCELLED, keep=not _BUILD_PHASES.isdisjoint(self._logged_phases))
+            self._end(BuildState.CANCELLED, keep=self.has_made_something)
             return
         self._failure = _make_failure(error)
         self._end(BuildState.FAILED, keep=not isinstance(error, _CHEAP_FAILURES))
 
     def _end(self, state: BuildState, *, keep: bool) -> None:
         self._end_stage()
+        for part in self._parts.values():
+            part.finish_part()
         self._state = state
         self._position = self._derivation = None
         self._ended_at = self._now()
@@ -175,6 +215,13 @@ class Build:
         return self._is_listed
 
     @property
+    def has_made_something(self) -> bool:
+        """True if it has begun to make an image, and not just looked it up."""
+        return not _BUILD_PHASES.isdisjoint(self._logged_phases) or any(
+            part.has_made_something for part in self._parts.values()
+        )
+
+    @property
     def version(self) -> int:
         """The tracker's version at its last change."""
         return self._version
@@ -186,6 +233,21 @@ class Build:
 
     def view(self) -> BuildView:
         """Return its current state as a value."""
+        view = self.own_view()
+        return combined_view(view, self._part_views()) if self._parts else view
+
+    def _part_views(self) -> dict[str, BuildView]:
+        """Return the views of its parts, by platform."""
+        return {platform_label(system): part.own_view() for system, part in self._parts.items()}
+
+    def own_view(self) -> BuildView:
+        """
+        Return its state without that of its parts.
+
+        That of a part is the state of the build that makes its image, which may be another one.
+        """
+        if self._whole is not None and self._follows is not None:
+            return self._follows.view()
         until = self._now() if self._ended_at is None else self._ended_at
         return BuildView(
             id=self.id,
@@ -219,6 +281,8 @@ class Build:
 
         :return: that build: this one, or the one that it follows.
         """
+        if self._whole is not None:
+            return self._whole.pin()
         self._pinned = self._is_listed = True
         self._record_change()
         # Two builds that differ only in the name or the tag: one of them makes the image.
@@ -239,8 +303,19 @@ class Build:
         if self._stages and self._stages[-1].ended_at is None:
             self._stages[-1] = evolve(self._stages[-1], ended_at=self._now())
 
+    def record_part_change(self, *, listed: bool) -> None:
+        """
+        Note that a part of it has changed.
+
+        :param listed: whether its part is shown in lists.
+        """
+        self._is_listed = self._is_listed or listed
+        self._record_change()
+
     def _record_change(self) -> None:
-        if self._is_listed:
+        if self._whole is not None:
+            self._whole.record_part_change(listed=self._is_listed)
+        elif self._is_listed:
             self._version = self._tracker.record_change()
             self.notifier.notify()
 

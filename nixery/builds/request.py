@@ -20,12 +20,19 @@ class ImageRequest:
 
     :param key: covers all that the image depends on, as far as that is known without
         evaluating anything.
+    :param parts: of an index, the requests for the images of its platforms.
     """
 
     name: ImageName
     revision: Revision
     settings: ImageSettings
     key: str
+    parts: tuple[ImageRequest, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of all that is made for the request: those of the parts of an index too."""
+        return (self.key, *(part.key for part in self.parts))
 
     def image_key(self, evaluation: Evaluation) -> str:
         """Return the key of the image once its packages have been evaluated."""

@@ -13,9 +13,10 @@ of two times of one build is a duration even if the clock was set meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nixery.nix.progress import Phase
 from nixery.runtime.clocks import WallTime
@@ -29,6 +30,7 @@ __all__ = [
     "BuildFailure",
     "RemovedBuild",
     "Stage",
+    "combined_view",
 ]
 
 
@@ -49,21 +51,31 @@ class BuildState(Enum):
 
 @frozen(kw_only=True)
 class Stage:
-    """A phase that a build went through; ``ended_at`` is ``None`` while it lasts."""
+    """
+    A phase that a build went through; ``ended_at`` is ``None`` while it lasts.
+
+    :param platform: the platform, ``arm64``, of an index that is made; empty for other images.
+    """
 
     phase: Phase
     started_at: WallTime
     ended_at: WallTime | None = None
+    platform: str = ""
 
 
 @frozen(kw_only=True)
 class Count:
-    """The progress of a phase: ``done`` of ``expected`` units."""
+    """
+    The progress of a phase: ``done`` of ``expected`` units.
+
+    :param platform: as of a :class:`Stage`.
+    """
 
     phase: Phase
     unit: str
     done: int
     expected: int
+    platform: str = ""
 
 
 @frozen(kw_only=True)
@@ -127,10 +139,23 @@ class BuildView:
             return "waiting for its turn" + (f", number {self.position}" if self.position else "")
         if self.state.is_final or not self.stages:
             return str(self.state.value)
-        phase = self.stages[-1].phase
-        counts = [count for count in self.counts if count.phase is phase and count.expected]
+        # The last stage of each platform.
+        last = {stage.platform: stage for stage in self.stages}
+        return "; ".join(
+            f"{platform}: {self._describe(stage)}" if platform else self._describe(stage)
+            for platform, stage in last.items()
+        )
+
+    def _describe(self, stage: Stage) -> str:
+        if stage.platform and stage.ended_at is not None:
+            return "done"
+        counts = [
+            count
+            for count in self.counts
+            if (count.phase, count.platform) == (stage.phase, stage.platform) and count.expected
+        ]
         return ", ".join(
-            [phase.value, *(f"{each.done} of {each.expected} {each.unit}" for each in counts)]
+            [stage.phase.value, *(f"{each.done} of {each.expected} {each.unit}" for each in counts)]
         )
 
 
@@ -179,3 +204,40 @@ class Changes:
     version: int
     builds: tuple[BuildView, ...]
     removed: tuple[RemovedBuild, ...] | None
+
+
+def combined_view(whole: BuildView, parts: Mapping[str, BuildView]) -> BuildView:
+    """
+    Return the view of an index's build.
+
+    :param whole: its own state.
+    :param parts: the views of what makes the images of its platforms, by platform.
+    """
+    stages = [
+        evolve(stage, platform=platform)
+        for platform, part in parts.items()
+        for stage in part.stages
+        # A build that made one of the images may have begun long before this one.
+        if stage.ended_at is None or stage.ended_at >= whole.started_at
+    ]
+    running = [part for part in parts.values() if not part.state.is_final]
+    queued = [part for part in running if part.state is BuildState.QUEUED]
+    derivations = [part.derivation for part in running if part.derivation is not None]
+    waits = not whole.state.is_final and len(queued) == len(running) > 0
+    return evolve(
+        whole,
+        state=BuildState.QUEUED if waits else whole.state,
+        position=min((part.position for part in queued if part.position), default=None)
+        if waits
+        else whole.position,
+        stages=(*whole.stages, *sorted(stages, key=lambda stage: stage.started_at)),
+        counts=(
+            *whole.counts,
+            *(
+                evolve(count, platform=platform)
+                for platform, part in parts.items()
+                for count in part.counts
+            ),
+        ),
+        derivation=whole.derivation or next(iter(derivations), None),
+    )

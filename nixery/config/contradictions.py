@@ -61,6 +61,7 @@ def find_contradictions(
         if not overridden:
             yield layers[ranks[setting.name]].problem(setting, only)
     yield from _check_flake(values, ranks, layers, by_name)
+    yield from _check_platforms(values, ranks, layers, by_name)
     yield from _check_auth(values, ranks, layers, by_name)
     if "signing_key" in ranks and "public_url" not in ranks:
         yield layers[ranks["signing_key"]].problem(
@@ -93,6 +94,22 @@ def _check_flake(
     for name, text in _NOT_FOR_FLAKES.items():
         if values.get(name):
             yield layers[ranks[name]].problem(by_name[name], text)
+
+
+def _check_platforms(
+    values: Mapping[str, object],
+    ranks: Mapping[str, int],
+    layers: list[Layer],
+    by_name: Mapping[str, Setting],
+) -> Iterator[ConfigProblem]:
+    """Check the platforms of indexes against ``system``."""
+    platforms = values.get("platforms")
+    system = values.get("system", by_name["system"].default)
+    if isinstance(platforms, tuple) and platforms and system not in platforms:
+        yield layers[ranks["platforms"]].problem(
+            by_name["platforms"],
+            f"add {system}, which is the system: clients that accept no index get its image",
+        )
 
 
 def _check_auth(

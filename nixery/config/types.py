@@ -46,6 +46,7 @@ __all__ = [
     "Kind",
     "InvalidValue",
     "choice",
+    "choices",
     "integer",
     "parse_mapping",
     "parse_path",
@@ -102,6 +103,20 @@ def choice(*choices: str) -> Kind:
         raise InvalidValue(f"give one of {', '.join(choices)}")
 
     return Kind(name="choice", parse=parse)
+
+
+def choices(*allowed: str) -> Kind:
+    """Make a kind for a list of different words among a few."""
+
+    def parse(value: object) -> tuple[str, ...]:
+        items = value if isinstance(value, list | tuple) else [value]
+        # None of the words has a comma or a space in it.
+        words = [part for item in items for part in parse_text(item).replace(",", " ").split()]
+        if not set(words) <= set(allowed):
+            raise InvalidValue(f"give a list of {', '.join(allowed)}")
+        return tuple(dict.fromkeys(words))
+
+    return Kind(name="list", parse=parse)
 
 
 def parse_text(value: object) -> str:

@@ -44,6 +44,7 @@ from nixery.image.errors import (
     InvalidName,
     InvalidReference,
     PackagesRefused,
+    PlatformMissing,
 )
 from nixery.layers.errors import ReservedName
 from nixery.limits.errors import (
@@ -189,6 +190,7 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     EvaluationTimedOut: (422, "MANIFEST_INVALID"),
     ImageLimitExceeded: (422, "MANIFEST_INVALID"),
     ReservedName: (422, "MANIFEST_INVALID"),
+    PlatformMissing: (422, "MANIFEST_INVALID"),
     UnsupportedClient: (422, "MANIFEST_INVALID"),
     ImageTimedOut: (422, "MANIFEST_INVALID"),
     # No builder for the system: the operator has to add one, but it is the user who has to

@@ -9,7 +9,7 @@ what was answered with success is remembered: a client that is not admitted leav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
@@ -50,11 +50,12 @@ class Router(Klein):
     A Klein application with converters for names, references, digests and images.
 
     :param system: the Nix system of images whose name chooses none.
+    :param platforms: the systems of the index that such a name means; empty: it means an image.
     """
 
-    def __init__(self, system: str) -> None:
+    def __init__(self, system: str, platforms: Sequence[str] = ()) -> None:
         super().__init__()
-        self._url_map = self._caching_map = _CachingMap(system)
+        self._url_map = self._caching_map = _CachingMap(system, platforms)
 
     def execute_endpoint(
         self, endpoint: str, request: Any, *args: Any, **kwargs: Any
@@ -95,8 +96,9 @@ def _drop_if_disconnected(failure: Failure, request: Request) -> Failure | None:
 class _CachingMap(Map):
     """A URL map that is bound once, and remembers matches."""
 
-    def __init__(self, system: str) -> None:
+    def __init__(self, system: str, platforms: Sequence[str]) -> None:
         self._system = system
+        self._platforms = platforms
         # A pull requests a manifest and then dozens of blobs under one name, and parsing the
         # name would be half of the work of many responses.
         self.names: NameCache[str, ImageName] = NameCache()
@@ -141,7 +143,7 @@ class _CachingMap(Map):
         self.matches.add((path, method), match, size)
 
     def _parse_name(self, text: str) -> ImageName:
-        return self.names.get(text) or parse_image_name(text, self._system)
+        return self.names.get(text) or parse_image_name(text, self._system, self._platforms)
 
     def bind(self, *_: object, **options: Any) -> MapAdapter:
         """Return an adapter for one request, as Klein asks for it."""

@@ -10,7 +10,7 @@ before the handler is called.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -80,13 +80,14 @@ class Handlers:
     ui: UIHandlers | None = None
 
 
-def make_router(handlers: Handlers, system: str) -> Router:
+def make_router(handlers: Handlers, system: str, platforms: Sequence[str] = ()) -> Router:
     """
     Make the application.
 
     :param system: the Nix system of images whose name chooses none.
+    :param platforms: the systems of the index that such a name means; empty: it means an image.
     """
-    router = Router(system)
+    router = Router(system, platforms)
 
     @router.handle_errors
     def fail(request: Any, failure: Failure) -> bytes:  # Klein says an interface for Request

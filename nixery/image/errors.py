@@ -18,6 +18,7 @@ __all__ = [
     "InvalidReference",
     "PackageProblem",
     "PackagesRefused",
+    "PlatformMissing",
     "ProblemKind",
     "UnknownSystem",
 ]
@@ -142,6 +143,26 @@ class ImageLimitExceeded(NixeryError):
         if self.setting is not None:
             bound = f"this registry makes images of at most {self.limit} ({self.setting})"
         return f"the image has {self.value} {self.what}, and {bound}: ask for fewer packages"
+
+
+@frozen(kw_only=True)
+class PlatformMissing(NixeryError):
+    """
+    An index lacks the platform that a client without support for indexes needs.
+
+    :param platform: the platform, ``amd64``.
+    :param reason: why it was left out.
+    """
+
+    platform: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"there is no image for {self.platform}: {self.reason}."
+            " Pull with a client that accepts indexes, or ask for another platform by its name"
+        )
 
 
 @frozen(kw_only=True)

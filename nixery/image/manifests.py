@@ -32,7 +32,9 @@ from nixery.image.packages import Package
 __all__ = [
     "CONFIG_VERSION",
     "DOCKER_CONFIG",
+    "DOCKER_LIST",
     "DOCKER_MANIFEST",
+    "INDEX_TYPES",
     "MANIFEST_TYPES",
     "MAX_LAYERS",
     "MAX_MANIFEST_SIZE",
@@ -57,10 +59,14 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
 MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 """The media types of manifests that name a config and layers."""
+
+INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
+"""The media types of manifests that name other manifests."""
 
 _LAYERS: Mapping[str, tuple[str, str | None]] = {
     "gzip": (
@@ -126,7 +132,7 @@ class Manifest:
     """
     A manifest, byte for byte as it is served.
 
-    :param media_type: :data:`OCI_MANIFEST` or :data:`DOCKER_MANIFEST`.
+    :param media_type: of :data:`MANIFEST_TYPES` or :data:`INDEX_TYPES`.
     :param digest: of :attr:`body`.
     """
 
@@ -171,6 +177,11 @@ class Image:
         return frozenset(blob.digest for blob in blobs) | {
             manifest.digest for manifest in self.manifests
         }
+
+    @property
+    def all_manifests(self) -> tuple[Manifest, ...]:
+        """All manifests by which clients pull it: those of an index's images too."""
+        return self.manifests
 
     def choose_manifest(self, accepted: Collection[str]) -> Manifest:
         """
@@ -275,14 +286,22 @@ def preferred_media_type(accepted: Collection[str]) -> str:
 def parse_manifest(body: bytes) -> tuple[Descriptor, ...]:
     """
     Return the blobs that a manifest names: the config first, then the layers from the
-    bottom to the top, each as often as it is named.
+    bottom to the top, each as often as it is named; of an index, the manifests.
 
     :raises UnexpectedOutput: it is no manifest of an image.
     """
     try:
         value = json.loads(body)
-        return tuple(parse_descriptor(each) for each in (value["config"], *value["layers"]))
-    except (KeyError, TypeError, ValueError, RecursionError, NixeryError) as error:
+        named = value.get("manifests") or (value["config"], *value["layers"])
+        return tuple(parse_descriptor(each) for each in named)
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+        NixeryError,
+    ) as error:
         excerpt = body[:200].decode("utf-8", errors="backslashreplace")
         raise UnexpectedOutput(what="a manifest", excerpt=excerpt) from error
 

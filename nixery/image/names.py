@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NewType
 
 from attrs import field, frozen
@@ -24,6 +24,8 @@ from nixery.image.errors import InvalidDigest, InvalidName, InvalidReference
 __all__ = [
     "DEFAULT_PACKAGES",
     "ARCH_META_PACKAGES",
+    "MULTI",
+    "MULTI_SYSTEMS",
     "SHELL",
     "Digest",
     "ImageName",
@@ -51,10 +53,16 @@ SHELL = ("bashInteractive", "coreutils", "moreutils", "nano")
 DEFAULT_PACKAGES = ("cacert", "iana-etc")
 """Packages that every image contains, if the package set has them."""
 
-ARCH_META_PACKAGES = {"arm64": "aarch64-linux"}
+ARCH_META_PACKAGES = {"amd64": "x86_64-linux", "arm64": "aarch64-linux"}
 """Meta-packages that choose the system of an image."""
 
-_META_PACKAGES = frozenset({"shell", *ARCH_META_PACKAGES})
+MULTI = "multi"
+"""The meta-package that chooses all platforms: the tag is an index of their images."""
+
+MULTI_SYSTEMS = ("x86_64-linux", "aarch64-linux")
+"""The systems of an index, where the configuration lists none."""
+
+_META_PACKAGES = frozenset({"shell", MULTI, *ARCH_META_PACKAGES})
 
 ESCAPE = "attr--"
 """
@@ -102,24 +110,42 @@ class ImageName:
         in comparisons.
     :param package_requests: the packages, sorted and without duplicates, those of
         :data:`DEFAULT_PACKAGES` included.
-    :param system: the Nix system of the image, ``x86_64-linux``.
+    :param system: the Nix system of the image, ``x86_64-linux``; of an index, the one whose image
+        clients get that accept no index.
+    :param platforms: the Nix systems of an index, in its order; empty: the image of one system.
     """
 
     repository: str = field(eq=False)
     package_requests: tuple[PackageRequest, ...]
     system: str
+    platforms: tuple[str, ...] = ()
+
+    def for_system(self, system: str) -> ImageName:
+        """Return the name that requests the same packages for one system, and no index."""
+        components = self.repository.split("/")
+        meta = list(itertools.takewhile(_META_PACKAGES.__contains__, components))
+        chosen = [name for name, known in ARCH_META_PACKAGES.items() if known == system]
+        kept = [component for component in meta if component == "shell"]
+        return ImageName(
+            repository="/".join([*chosen, *kept, *components[len(meta) :]]),
+            package_requests=self.package_requests,
+            system=system,
+        )
 
 
-def parse_image_name(repository: str, system: str) -> ImageName:
+def parse_image_name(repository: str, system: str, platforms: Collection[str] = ()) -> ImageName:
     """
     Parse a repository name.
 
     Meta-packages are recognised only at the beginning of the name, in any order and any
     number; after the first ordinary component they are ordinary names, so
-    that packages called ``shell`` or ``arm64`` can still be requested.
+    that packages called ``shell`` or ``arm64`` can still be requested.  Of several that choose a
+    system, the last one counts.
 
     :param repository: the name from the URL, decoded.
     :param system: the Nix system if no meta-package chooses another.
+    :param platforms: the Nix systems of the index that a name requests which chooses no system;
+        empty: such a name requests the image of ``system``.
     :raises InvalidName: the name is outside the grammar, too long, or an escape
         in it does not decode.
     """
@@ -139,19 +165,20 @@ def parse_image_name(repository: str, system: str) -> ImageName:
                 ),
             )
     requests: list[PackageRequest] = []
-    leading = True
+    leading, chosen = True, ""
     for component in components:
         if leading and component == "shell":
             requests += [PackageRequest(name=name, exact=True) for name in SHELL]
-        elif leading and component in ARCH_META_PACKAGES:
-            system = ARCH_META_PACKAGES[component]
+        elif leading and component in _META_PACKAGES:
+            chosen = component
         else:
             leading = False
             requests.append(_parse_component(repository, component))
     return ImageName(
         repository=repository,
         package_requests=_with_default_packages(requests),
-        system=system,
+        system=ARCH_META_PACKAGES.get(chosen, system),
+        platforms=_platforms(chosen, system, platforms),
     )
 
 
@@ -239,6 +266,19 @@ def _parse_component(repository: str, component: str) -> PackageRequest:
             ),
         )
     return PackageRequest(name=path, exact=True)
+
+
+def _platforms(chosen: str, system: str, platforms: Collection[str]) -> tuple[str, ...]:
+    """
+    Return the systems of the index that a name requests; empty: it requests none.
+
+    :param chosen: the meta-package that chooses the system; empty: none does.
+    """
+    if chosen in ARCH_META_PACKAGES or not (chosen or platforms):
+        return ()
+    systems = dict.fromkeys(platforms or (*MULTI_SYSTEMS, system))
+    # Clients that find no platform of their own may take the first.
+    return tuple(sorted(systems, key=lambda each: each != "x86_64-linux"))
 
 
 def _with_default_packages(requests: Iterable[PackageRequest]) -> tuple[PackageRequest, ...]:

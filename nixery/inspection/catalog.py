@@ -25,6 +25,7 @@ from nixery.builds.build_record import BuildRecord
 from nixery.builds.documents import DOCUMENTS, read_attachments
 from nixery.builds.image_cache import ImageCache
 from nixery.errors import NixeryError
+from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Image, Manifest
 from nixery.image.names import Digest, ImageName, Tag
 from nixery.inspection.image_list import (
@@ -191,15 +192,27 @@ class ImageCatalog:
     async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
         """
         Return the OCI manifest of the image last served as a name and a tag; ``None`` if there was
-        none, or it is gone.
+        none, or it is gone.  Of an index, it is that of the image for clients without indexes, or
+        of the first.
+
+        :raises StorageError: the storage failed.
+        """
+        image = await self.find_image(name, tag)
+        if isinstance(image, ImageIndex):
+            image = image.images.get(image.system) or next(iter(image.images.values()))
+        return None if image is None else image.manifests[0]
+
+    async def find_image(self, name: ImageName, tag: Tag) -> Image | None:
+        """
+        Return the image or the index last served as a name and a tag; ``None`` if there was none,
+        or it is gone.
 
         :raises StorageError: the storage failed.
         """
         record = await self.storage.get_record(SERVED, tag_record_key(name, tag))
         if record is None:
             return None
-        image = await self.image_cache.get(record.decode("ascii", "replace"), record_use=False)
-        return None if image is None else image.manifests[0]
+        return await self.image_cache.get(record.decode("ascii", "replace"), record_use=False)
 
     async def page_data(self, manifest: Manifest) -> PageData:
         """

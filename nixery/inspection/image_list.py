@@ -13,6 +13,7 @@ import json
 from attrs import frozen
 
 from nixery.errors import NixeryError
+from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Image
 from nixery.image.names import Digest, ImageName, Tag, parse_digest, parse_image_name, parse_tag
 from nixery.runtime.clocks import WallTime
@@ -27,10 +28,12 @@ class ImageEntry:
 
     :param repository: its name, as a client wrote it.
     :param system: the Nix system it is for.
-    :param digest: the digest of its OCI manifest.
+    :param digest: the digest of its OCI manifest, or of the OCI index.
     :param size: the download size for a client that has no layer yet, in bytes.
     :param layers: their digests, from the bottom to the top.
     :param first_served: the time at which it was first served for this name and tag.
+    :param platforms: the Nix systems of an index; the layers and the size are those of the image
+        for clients without indexes.
     """
 
     repository: str
@@ -40,6 +43,7 @@ class ImageEntry:
     size: int
     layers: tuple[Digest, ...]
     first_served: WallTime
+    platforms: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -55,7 +59,11 @@ def entry_key(repository: str, tag: str) -> str:
 def make_entry(name: ImageName, tag: Tag, image: Image, first_served: WallTime) -> ImageEntry:
     """Make the entry of an image that is being served."""
     manifest = image.manifests[0]
-    _, *layers = manifest.blobs()
+    platforms: tuple[str, ...] = ()
+    if isinstance(image, ImageIndex):
+        platforms = tuple(image.images)
+        image = image.images.get(image.system) or image.images[platforms[0]]
+    _, *layers = image.manifests[0].blobs()
     return ImageEntry(
         repository=name.repository,
         tag=tag,
@@ -64,6 +72,7 @@ def make_entry(name: ImageName, tag: Tag, image: Image, first_served: WallTime) 
         size=sum(layer.size for layer in layers),
         layers=tuple(layer.digest for layer in layers),
         first_served=first_served,
+        platforms=platforms,
     )
 
 
@@ -78,6 +87,7 @@ def encode_entry(entry: ImageEntry) -> bytes:
             "size": entry.size,
             "layers": entry.layers,
             "served": entry.first_served,
+            **({"platforms": entry.platforms} if entry.platforms else {}),
         },
         separators=(",", ":"),
     ).encode("ascii")
@@ -98,6 +108,7 @@ def decode_entry(data: bytes) -> ImageEntry:
             size=int(value["size"]),
             layers=tuple(parse_digest(each) for each in value["layers"]),
             first_served=WallTime(float(value["served"])),
+            platforms=tuple(str(each) for each in value.get("platforms", ())),
         )
     except (
         AttributeError,

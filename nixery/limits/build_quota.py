@@ -68,15 +68,17 @@ class BuildQuota:
         )
 
     @contextmanager
-    def reserve_slot(self) -> Iterator[None]:
+    def reserve_slots(self, count: int = 1) -> Iterator[None]:
         """
-        Count a build for the current client while the context lasts.
+        Count builds for the current client while the context lasts.
 
+        :param count: the builds; as many as a client may have at once stand for any more.
         :raises BuildsExceeded: it has as many as it may have.
         """
         client = current_client.get()
+        count = min(count, self.max_concurrent or count)
         if self.max_concurrent and any(
-            self._running.get(key, 0) >= self.max_concurrent for key in client
+            self._running.get(key, 0) + count > self.max_concurrent for key in client
         ):
             self.on_refusal("builds")
             raise BuildsExceeded(
@@ -87,12 +89,12 @@ class BuildQuota:
                 retry_after=CONCURRENCY_RETRY_SECONDS,
             )
         for key in client:
-            self._running[key] = self._running.get(key, 0) + 1
+            self._running[key] = self._running.get(key, 0) + count
         try:
             yield
         finally:
             for key in client:
-                self._running[key] -= 1
+                self._running[key] -= count
                 if not self._running[key]:
                     del self._running[key]
 

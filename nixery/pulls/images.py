@@ -32,11 +32,11 @@ from twisted.python.failure import Failure
 from nixery.builds.builder import Builder
 from nixery.builds.candidates import CandidateSearch
 from nixery.builds.image_cache import ImageCache
+from nixery.builds.image_maker import ImageMaker, IndexEvaluation, MadeImage
 from nixery.builds.progress import Build
 from nixery.builds.request import ImageRequest
 from nixery.builds.tracker import BuildTracker
-from nixery.errors import NixeryError, ShuttingDown, StorageError
-from nixery.image.canonical_json import canonical_json
+from nixery.errors import NixeryError, ShuttingDown
 from nixery.image.errors import PackagesRefused
 from nixery.image.manifests import Image
 from nixery.image.names import ImageName, Tag
@@ -44,17 +44,9 @@ from nixery.image.packages import Evaluation
 from nixery.limits.build_quota import current_client
 from nixery.limits.errors import BuildsExceeded
 from nixery.observability.context import BuildStats, LookupCounts, current_build_stats
-from nixery.pulls.signatures import ImageSigner
-from nixery.pulls.tag_records import (
-    MEMBERS,
-    NAMES,
-    SERVED,
-    member_record_key,
-    name_key,
-    tag_record_key,
-    tag_record_prefix,
-)
-from nixery.runtime.deferreds import TimedOut, gather, with_timeout
+from nixery.pulls.tag_recorder import TagRecorder
+from nixery.pulls.tag_records import SERVED, tag_record_key, tag_record_prefix
+from nixery.runtime.deferreds import TimedOut, with_timeout
 from nixery.runtime.single_flight import SingleFlight
 from nixery.sources.interface import Sources
 from nixery.storage.interface import Storage
@@ -79,16 +71,17 @@ class ImageService:
     :param sources: resolves tags.
     :param builder: makes images that are not known.
     :param image_cache: the known images.
-    :param storage: stores the records of served images.
+    :param storage: has the records of served images.
     :param tracker: tracks the builds.
     :param seconds: the monotonic time, as the reactor's ``seconds``.
     :param candidates: finds other names for those that do not exist.
-    :param signer: signs what is served; ``None``: nothing is signed.
+    :param recorder: records what is served, and signs it.
     :param evaluation_ttl: the seconds for which the evaluation of a source is reused that may
         change unseen; 0: every pull evaluates again.
     :param stale_while_revalidate: the seconds for which the image of the old revision is served
         while the one of a new revision is being made; 0: not at all.
-    :param on_tag_recorded: called with the new current image of a name and a tag; must not block.
+    :param skips_missing_platforms: whether an index lacks the platforms that cannot be had; if not,
+        there is no index without them.
     """
 
     sources: Sources
@@ -98,16 +91,18 @@ class ImageService:
     tracker: BuildTracker
     seconds: Callable[[], float]
     candidates: CandidateSearch
-    signer: ImageSigner | None = None
+    recorder: TagRecorder
     evaluation_ttl: float = 0.0
     stale_while_revalidate: float = 0.0
-    on_tag_recorded: Callable[[ImageName, Tag, Image], None] | None = None
+    skips_missing_platforms: bool = True
 
     # By request key, the keys of the images of observed versions.
     _observed_keys: MutableMapping[str, str] = field(init=False)
-    _evaluations: MutableMapping[str, Evaluation] = field(init=False)
-    _head_evaluations: MutableMapping[str, Evaluation] = field(init=False)
-    _recorded_keys: MutableMapping[str, str] = field(init=False)
+    # By request key, the keys of indexes that lack platforms, which are tried again after a while.
+    _incomplete_keys: MutableMapping[str, str] = field(init=False)
+    _evaluations: MutableMapping[str, Evaluation | IndexEvaluation] = field(init=False)
+    _head_evaluations: MutableMapping[str, Evaluation | IndexEvaluation] = field(init=False)
+    _maker: ImageMaker = field(init=False)
     _stale_since: MutableMapping[str, float] = field(init=False)
     # Whether changes were observed since the start: while they may go unseen again, something is
     # being changed.
@@ -119,10 +114,11 @@ class ImageService:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
+        self._maker = ImageMaker(builder=self.builder, skips_missing=self.skips_missing_platforms)
         self._observed_keys = LRUCache(4096)
+        self._incomplete_keys = TTLCache(1024, self.builder.failure_cache_ttl, timer=self.seconds)
         self._evaluations = TTLCache(1024, self.evaluation_ttl, timer=self.seconds)
         self._head_evaluations = TTLCache(1024, HEAD_CACHE_SECONDS, timer=self.seconds)
-        self._recorded_keys = LRUCache(4096)
         self._stale_since = LRUCache(4096)
 
     async def get_image(self, name: ImageName, tag: Tag, *, is_head: bool = False) -> Image:
@@ -182,16 +178,17 @@ class ImageService:
     # -- pinned revisions -----------------------------------------------------------
 
     async def _get_pinned(self, request: ImageRequest, tag: Tag) -> Image:
-        known = await self._get_known(request, tag, request.key)
+        key = self._incomplete_keys.get(request.key, request.key)
+        known = await self._get_known(request, tag, key)
         if known is not None:
             return known
 
         async def make(build: Build) -> Image:
-            evaluation = await self.builder.evaluate(request, build)
-            image = await self.builder.build(request, evaluation, build)
-            await self.image_cache.add(request.key, image)
-            await self._record_tag(request.name, tag, request.key, image)
-            return image
+            evaluation = await self._maker.evaluate(request, build)
+            made = await self._maker.build(request, evaluation, build)
+            if made.is_complete:
+                await self.image_cache.add(request.key, made.image)
+            return await self._record_made(request, tag, made, request.key)
 
         stale = await self._get_stale(request, tag)
         job = Deferred.fromCoroutine(self._join_job(request, tag, make))
@@ -225,7 +222,7 @@ class ImageService:
 
     async def _get_observed(self, request: ImageRequest, tag: Tag) -> Image:
         self._was_observed = True
-        key = self._observed_keys.get(request.key)
+        key = self._observed_keys.get(request.key) or self._incomplete_keys.get(request.key)
         if key is not None:
             self.evaluation_lookups.memory += 1
             known = await self._get_known(request, tag, key)
@@ -234,18 +231,16 @@ class ImageService:
 
         async def make(build: Build) -> Image:
             evaluated, evaluation = await self._evaluate_unchanged(request, tag, build)
-            key = evaluated.image_key(evaluation)
-            image = await self.builder.build(evaluated, evaluation, build)
-            if evaluated.revision.is_fixed:
-                self._observed_keys[evaluated.key] = key
-            await self._record_tag(request.name, tag, key, image)
-            return image
+            made = await self._maker.build(evaluated, evaluation, build)
+            if evaluated.revision.is_fixed and made.is_complete:
+                self._observed_keys[evaluated.key] = made.key
+            return await self._record_made(evaluated, tag, made, made.key)
 
         return await self._join_job(request, tag, make)
 
     async def _evaluate_unchanged(
         self, request: ImageRequest, tag: Tag, build: Build
-    ) -> tuple[ImageRequest, Evaluation]:
+    ) -> tuple[ImageRequest, Evaluation | IndexEvaluation]:
         """
         Evaluate a request, and once more if the package set has changed in the meantime: parts of
         it may have been read before the change, and others after it.
@@ -253,7 +248,7 @@ class ImageService:
         :return: the request at the version that was evaluated, too.
         """
         try:
-            evaluation = await self.builder.evaluate(request, build)
+            evaluation = await self._maker.evaluate(request, build)
         except ShuttingDown:
             raise
         except NixeryError:
@@ -264,7 +259,7 @@ class ImageService:
             current = await self._at_current_version(request, tag)
             if current.revision == request.revision:
                 return request, evaluation
-        return current, await self.builder.evaluate(current, build)
+        return current, await self._maker.evaluate(current, build)
 
     async def _at_current_version(self, request: ImageRequest, tag: Tag) -> ImageRequest:
         return await self.builder.request(request.name, await self.sources.resolve(tag))
@@ -277,20 +272,18 @@ class ImageService:
             evaluation = self._head_evaluations.pop(request.key, None)
         if evaluation is not None:
             self.evaluation_lookups.memory += 1
-            known = await self._get_known(request, tag, request.image_key(evaluation))
+            known = await self._get_known(request, tag, self._maker.key(request, evaluation))
             if known is not None:
                 return known
 
         async def make(build: Build) -> Image:
-            evaluation = await self.builder.evaluate(request, build)
+            evaluation = await self._maker.evaluate(request, build)
             if self.evaluation_ttl > 0:
                 self._evaluations[request.key] = evaluation
-            image = await self.builder.build(request, evaluation, build)
+            made = await self._maker.build(request, evaluation, build)
             if is_head:
                 self._head_evaluations[request.key] = evaluation
-            key = request.image_key(evaluation)
-            await self._record_tag(request.name, tag, key, image)
-            return image
+            return await self._record_made(request, tag, made, made.key)
 
         return await self._join_job(request, tag, make)
 
@@ -300,7 +293,7 @@ class ImageService:
         """Return an image by its key, as the current one of a tag; ``None`` if it is not known."""
         image = await self.image_cache.get(key)
         if image is not None:
-            await self._record_tag(request.name, tag, key, image)
+            await self.recorder.record(request.name, tag, key, image)
         return image
 
     async def _join_job(
@@ -311,9 +304,10 @@ class ImageService:
 
         :raises BuildsExceeded: the client has used up its build quota.
         """
+        request = self.builder.split(request)
         while True:
             try:
-                with self.builder.demand.asking(request.key):
+                with self.builder.demand.asking(*request.keys):
                     return await self._jobs.run(
                         (request.key, tag, self.builder.last_evaluation(request)),
                         lambda: self._tracked(request, tag, make),
@@ -330,7 +324,7 @@ class ImageService:
         """Make an image within the client's build quota, and track its build."""
         if self.builder.stopping:
             raise ShuttingDown
-        with self.builder.build_quota.reserve_slot():
+        with self.builder.build_quota.reserve_slots(max(1, len(request.parts))):
             return await self._run_build(request, tag, make)
 
     async def _run_build(
@@ -349,31 +343,15 @@ class ImageService:
         build.succeed(image.manifests[0].digest)
         return image
 
-    async def _record_tag(self, name: ImageName, tag: Tag, key: str, image: Image) -> None:
-        """Record that this is the current image of a name and a tag, and sign it as such."""
-        if self.signer is not None:
-            await self.signer.sign(name, tag, image)
-        record_key = tag_record_key(name, tag)
-        if self._recorded_keys.get(record_key) != key:
-            try:
-                await gather(
-                    (
-                        self.storage.add_record(NAMES, name_key(name), name.repository.encode()),
-                        self.storage.set_record(SERVED, record_key, key.encode("ascii")),
-                        *(
-                            self.storage.add_record(
-                                MEMBERS,
-                                member_record_key(name, manifest.digest),
-                                canonical_json({"digest": manifest.digest}),
-                            )
-                            for manifest in image.manifests
-                        ),
-                    )
-                )
-            except StorageError as error:
-                # For example a full disk, from which images can still be served.
-                self._log.warn("what was served is not remembered: {error}", error=error)
-                return
-            self._recorded_keys[record_key] = key
-            if self.on_tag_recorded is not None:
-                self.on_tag_recorded(name, tag, image)
+    async def _record_made(
+        self, request: ImageRequest, tag: Tag, made: MadeImage, key: str
+    ) -> Image:
+        """
+        Record an image that was made as the current one of a tag, and return it.
+
+        :param key: the key of its record, if it lacks no platform.
+        """
+        if not made.is_complete:
+            key = self._incomplete_keys[request.key] = made.key
+        await self.recorder.record(request.name, tag, key, made.image)
+        return made.image

@@ -216,7 +216,7 @@ class Referrers:
         )
         for tag_key, record in sorted(tags.items()):
             image = await self.image_cache.get(record.decode("ascii", "replace"), record_use=False)
-            if image is not None and digest in {each.digest for each in image.manifests}:
+            if image is not None and digest in {each.digest for each in image.all_manifests}:
                 tag = Tag(tag_key.removeprefix(prefix))
                 await self.signer.sign(name, tag, image, again=True)
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from attrs import evolve
 from cachetools import LRUCache
 
 from nixery.builds.image_cache import ImageCache
@@ -71,6 +72,17 @@ class RepositoryBlobs:
         return await self._lookups.run((name, digest), lambda: self._search(name, digest))
 
     async def _search(self, name: ImageName, digest: Digest) -> bool:
+        if await self._search_own(name, digest):
+            return True
+        # What the name requested while the registry was configured otherwise, which clients still
+        # pull by digest: the image of one system, or an index.
+        others = [name.for_system(each) for each in name.platforms]
+        for other in others or [evolve(name, platforms=(name.system,))]:
+            if digest in self._digests.get(other, ()) or await self._search_own(other, digest):
+                return True
+        return False
+
+    async def _search_own(self, name: ImageName, digest: Digest) -> bool:
         if await self._storage.get_record(MEMBERS, member_record_key(name, digest)) is not None:
             return await self._add_manifest(name, digest)
         return (

@@ -118,10 +118,10 @@ class ImageSigner:
         :raises BlobUnknown: a document has been removed.
         :raises StorageError: the storage failed.
         """
-        planned = await gather(self._plan_bundles(key, each) for each in image.manifests)
+        planned = await gather(self._plan_bundles(key, each) for each in image.all_manifests)
         statements = {
             manifest: plan
-            for manifest, plan in zip(image.manifests, planned, strict=True)
+            for manifest, plan in zip(image.all_manifests, planned, strict=True)
             if plan is not None
         }
         references: dict[str, tuple[Digest, str]] = {}
@@ -131,7 +131,7 @@ class ImageSigner:
             return 0
         blobs, records = await self.cpu.run(_make_all, key, statements, references)
         await self.storage.publish(
-            blobs, {each.digest for each in image.manifests}, records[-1], records[:-1]
+            blobs, {each.digest for each in image.all_manifests}, records[-1], records[:-1]
         )
         return len(records)
 
@@ -155,7 +155,7 @@ class ImageSigner:
         reference = f"{self.host}/{name.repository}"
         keys = {
             signature_prefix(reference, manifest.digest, key.verification) + tag: manifest.digest
-            for manifest in image.manifests
+            for manifest in image.all_manifests
         }
         records = await self.storage.get_records(SIGNATURES, keys)
         payloads = {}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from nixery.image.canonical_json import sha256_hex
 from nixery.image.name_cache import NameCache, memory_size
-from nixery.image.names import Digest, ImageName, Tag
+from nixery.image.names import MULTI, Digest, ImageName, Tag
 
 __all__ = [
     "MEMBERS",
@@ -62,7 +62,8 @@ def name_key(name: ImageName) -> str:
                 "requirements": [
                     [item.name, item.exact, item.optional] for item in name.package_requests
                 ],
-                "system": name.system,
+                # Clients pull what an index was by its digest, whatever its platforms are now.
+                "system": MULTI if name.platforms else name.system,
             }
         )
         _name_keys.add(name, key, memory_size(name))

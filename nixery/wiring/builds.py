@@ -21,6 +21,7 @@ from nixery.nix.interface import Nix
 from nixery.popularity.data import PopularityData
 from nixery.pulls.images import ImageService
 from nixery.pulls.signatures import ImageSigner
+from nixery.pulls.tag_recorder import TagRecorder
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
@@ -135,10 +136,12 @@ def make_builds(
         tracker=tracker,
         seconds=reactor.seconds,
         candidates=candidates,
-        signer=signer,
+        recorder=TagRecorder(
+            storage=stored.storage, signer=signer, on_recorded=catalog.record_served
+        ),
         evaluation_ttl=config.builds.evaluation_ttl,
         stale_while_revalidate=config.builds.stale_while_revalidate,
-        on_tag_recorded=catalog.record_served,
+        skips_missing_platforms=config.sources.platforms_missing == "skip",
     )
     return BuildSubsystem(
         images=images,

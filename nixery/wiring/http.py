@@ -142,7 +142,8 @@ def make_http(
             metrics=None if exposition is None else MetricsPage(exposition.expose),
             ui=web_ui.make(address),
         )
-        return Root(make_router(handlers, config.sources.system), authenticator, hosts)
+        router = make_router(handlers, config.sources.system, config.sources.platforms)
+        return Root(router, authenticator, hosts)
 
     def first_segments() -> Collection[bytes]:
         return site.resource.first_segments if isinstance(site.resource, Root) else ()

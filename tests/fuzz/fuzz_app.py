@@ -74,6 +74,7 @@ from nixery.pulls.images import ImageService
 from nixery.pulls.referrers import Referrers
 from nixery.pulls.repository_blobs import RepositoryBlobs
 from nixery.pulls.signatures import ImageSigner
+from nixery.pulls.tag_recorder import TagRecorder
 from nixery.sources.source import PackageSet
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.testing.fakes import FakeNix, FakePackage, FakeSources, FakeWallClock, InlineWorkers
@@ -267,8 +268,7 @@ class World:
             candidates=candidates,
             evaluation_ttl=60,
             stale_while_revalidate=0,
-            signer=signer,
-            on_tag_recorded=library.record_served,
+            recorder=TagRecorder(storage=storage, signer=signer, on_recorded=library.record_served),
         )
         controller, guard = self._access_controller(cache, referrers), None
         self.controller = controller

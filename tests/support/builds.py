@@ -30,6 +30,7 @@ from nixery.nix.errors import BuildFailed
 from nixery.nix.interface import Nix
 from nixery.process.errors import CommandOutput
 from nixery.pulls.images import ImageService
+from nixery.pulls.tag_recorder import TagRecorder
 from nixery.runtime.workers import Workers
 from nixery.sources.interface import Sources
 from nixery.storage.interface import BlobWriter, Stream
@@ -130,6 +131,7 @@ class BuilderCase(SynchronousTestCase):
             tracker=self.tracker,
             seconds=self.clock.seconds,
             candidates=CandidateSearch(workers=InlineWorkers(), seconds=self.clock.seconds),
+            recorder=TagRecorder(storage=self.storage),
             evaluation_ttl=self.evaluation_ttl,
             stale_while_revalidate=self.stale_while_revalidate,
         )

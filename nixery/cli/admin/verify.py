@@ -26,11 +26,11 @@ from nixery.storage.filesystem.blobs import DESCRIPTION
 from nixery.storage.filesystem.files import make_directory, translate_os_errors
 from nixery.storage.filesystem.garbage_collector import (
     Step,
-    move_aside,
     run_blocking,
     scan,
     with_lock,
 )
+from nixery.storage.filesystem.removal import move_aside
 from nixery.storage.filesystem.scan import Inventory, StoredImage
 
 __all__ = ["Fault", "Verification", "verify"]

@@ -147,6 +147,17 @@ class SourceConfig:
         "the Nix system of images whose name chooses none",
         default="x86_64-linux",
     )
+    platforms: tuple[str, ...] = setting(
+        types.choices(*SYSTEMS),
+        "the Nix systems that every tag serves whose name chooses none, as an index; system is one",
+        default=(),
+        default_text="none: such a tag serves system alone",
+    )
+    platforms_missing: Literal["skip", "fail"] = setting(
+        types.choice("skip", "fail"),
+        "what becomes of an index if a platform cannot be had: it lacks that, or the pull fails",
+        default="skip",
+    )
     nixpkgs_config: Mapping[str, object] = setting(
         types.NIXPKGS_CONFIG,
         "what the package set gets as its config argument, as {allowUnfree: true}",

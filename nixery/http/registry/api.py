@@ -52,6 +52,7 @@ from nixery.http.responses import (
     set_headers,
 )
 from nixery.image.errors import PackagesRefused
+from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Image, Manifest
 from nixery.image.names import Digest, ImageName, Tag, is_referrers_tag, parse_image_name
 from nixery.limits.package_rules import PackageRules
@@ -228,6 +229,9 @@ class Registry:
         manifest = image.choose_manifest(accepted)
         set_headers(request, {b"Vary": b"Accept"})
         self._manifests.keep(manifest)
+        if isinstance(image, ImageIndex) and manifest in image.manifests:
+            for named in image.named_manifests(manifest):
+                self._manifests.keep(named)
         return self._manifest(request, manifest)
 
     async def _manifest_by_referrers_tag(

@@ -20,7 +20,14 @@ import re
 from collections.abc import Collection
 
 from nixery.http.registry.errors import UnsupportedClient
-from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST, Image, preferred_media_type
+from nixery.image.image_index import ImageIndex
+from nixery.image.manifests import (
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Image,
+    preferred_media_type,
+)
 
 __all__ = ["check_readable"]
 
@@ -37,11 +44,16 @@ def check_readable(image: Image, user_agent: bytes | None, accepted: Collection[
     :param accepted: the media types of all Accept headers, without parameters.
     :raises UnsupportedClient: the client cannot unpack the image's layers.
     """
+    accepts_index = isinstance(image, ImageIndex) and OCI_INDEX in accepted
+    if isinstance(image, ImageIndex):
+        # Its images have the same compression.
+        image = next(iter(image.images.values()))
     # All clients support any other image.
     if len(image.manifests) > 1 or image.manifests[0].media_type != OCI_MANIFEST:
         return
     docker = _DOCKER.match(user_agent or b"")
     if docker is not None and int(docker[1]) < _FIRST_DOCKER:
         raise UnsupportedClient(reason=f"Docker {int(docker[1])} does not know zstd, and 23 does")
-    if preferred_media_type(accepted) == DOCKER_MANIFEST and "*/*" not in accepted:
+    only_docker = preferred_media_type(accepted) == DOCKER_MANIFEST and "*/*" not in accepted
+    if only_docker and not accepts_index:
         raise UnsupportedClient(reason="its manifest is OCI's, and only Docker's are accepted")

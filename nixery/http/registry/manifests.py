@@ -14,10 +14,9 @@ from cachetools import LRUCache
 
 from nixery.http.registry.errors import ManifestUnknown
 from nixery.image.manifests import (
-    DOCKER_MANIFEST,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
     MAX_MANIFEST_SIZE,
-    OCI_INDEX,
-    OCI_MANIFEST,
     Manifest,
 )
 from nixery.image.names import Digest, ImageName
@@ -27,7 +26,7 @@ from nixery.storage.interface import Storage
 
 __all__ = ["Manifests"]
 
-MEDIA_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX})
+MEDIA_TYPES = MANIFEST_TYPES | INDEX_TYPES
 """Media types of the blobs that may be fetched as a manifest."""
 
 RECHECK_SECONDS = 60.0

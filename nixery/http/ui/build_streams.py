@@ -190,6 +190,7 @@ def described(build: BuildView) -> dict[str, object]:
                 "phase": stage.phase.value,
                 "begun": rfc3339(stage.started_at),
                 "ended": None if stage.ended_at is None else rfc3339(stage.ended_at),
+                **({"platform": stage.platform} if stage.platform else {}),
             }
             for stage in build.stages
         ],
@@ -199,6 +200,7 @@ def described(build: BuildView) -> dict[str, object]:
                 "unit": count.unit,
                 "done": count.done,
                 "expected": count.expected,
+                **({"platform": count.platform} if count.platform else {}),
             }
             for count in build.counts
         ],

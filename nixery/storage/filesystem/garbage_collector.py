@@ -13,7 +13,8 @@ because
 
 1. an image is removed from the outside in: its names and tags, its records, its
    manifests; all of that is on the disk before any blob is removed.  A crash in between
-   leaves garbage for the next collection, and no dangling references;
+   leaves garbage for the next collection, and no dangling references.  An index is removed
+   before the images of its platforms, and with the first of them;
 2. a publisher of a manifest holds the lock of :mod:`nixery.storage.filesystem.publish_lock`
    shared with other publishers, *touches* every blob that the manifest names, and stores the
    manifest, or fails because a blob is missing and makes the image again.  The collector
@@ -45,19 +46,22 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import partial
-from secrets import token_hex
 from typing import TypeVar
 
 from nixery.image.names import Digest
 from nixery.runtime.clocks import SystemWallClock, WallClock, WallTime
 from nixery.storage.errors import CollectionRunning, StorageUnavailable
-from nixery.storage.filesystem.blobs import DESCRIPTION
 from nixery.storage.filesystem.files import synchronise_directory, translate_os_errors
 from nixery.storage.filesystem.gc_policy import CollectionResult, Policy, choose_images
 from nixery.storage.filesystem.last_used import RESOLUTION_SECONDS
 from nixery.storage.filesystem.publish_lock import attempt_collection, attempt_removal
+from nixery.storage.filesystem.removal import (
+    delete_files,
+    is_unchanged,
+    move_to_temp,
+    move_unchanged_to_temp,
+)
 from nixery.storage.filesystem.scan import (
-    BlobFile,
     Inventory,
     StoredImage,
     image_manifests,
@@ -71,7 +75,6 @@ __all__ = [
     "collect",
     "run_blocking",
     "with_lock",
-    "move_aside",
     "purge",
     "scan",
 ]
@@ -167,22 +170,6 @@ def scan(inventory: Inventory) -> Generator[Step, None, None]:
             yield Step.CONTINUE
 
 
-def move_aside(inventory: Inventory, digest: Digest, directory: str) -> list[str]:
-    """
-    Make a blob absent, and move its files to ``directory``.  The caller holds the lock.
-
-    :return: the new paths of its files.
-    """
-    path, name = inventory.path(digest), os.path.join(directory, token_hex(16))
-    moved = []
-    # The description goes first: without it there is no blob.
-    for suffix in (DESCRIPTION, ""):
-        with suppress(FileNotFoundError):
-            os.rename(path + suffix, name + suffix)
-            moved.append(name + suffix)
-    return moved
-
-
 def with_lock(root: str, action: Callable[[], T]) -> Generator[Step, None, T]:
     """
     Change something while the lock keeps publishers out.
@@ -208,7 +195,12 @@ def _untag(
 ) -> Generator[Step, None, frozenset[Digest]]:
     """Remove images from the store; returns the blobs that the remaining images need."""
     removed = {image.manifests for image in to_remove}
+    removed_manifests = {digest for manifests in removed for digest in manifests}
+    removed |= {
+        image.manifests for image in images if not image.parts.isdisjoint(removed_manifests)
+    }
     remaining = [image for image in images if image.manifests not in removed]
+    kept_parts: set[Digest] = set()
     tag_keys: dict[str, list[str]] = {}
     for tag_key, key in inventory.tag_records.items():
         tag_keys.setdefault(key, []).append(tag_key)
@@ -217,7 +209,12 @@ def _untag(
         records_about.setdefault(digest, []).append(record)
     reference_counts = Counter(digest for image in images for digest in image.manifests)
     attached = inventory.attached_manifests()
+    # An index precedes its images, see Inventory.stored_images().
     for image in [image for image in images if image.manifests in removed]:
+        if not kept_parts.isdisjoint(image.manifests):
+            result.spared += 1
+            remaining.append(image)
+            continue
         # A manifest that another image names too is kept.
         exclusive = [digest for digest in image.manifests if reference_counts[digest] == 1]
         outer_records = [
@@ -235,10 +232,11 @@ def _untag(
         if moved_paths is None:
             result.spared += 1
             remaining.append(image)
+            kept_parts |= image.parts
         else:
             result.images += 1
             reference_counts.subtract(image.manifests)
-            _delete(moved_paths)
+            delete_files(moved_paths)
         yield Step.CONTINUE
     return frozenset(digest for image in remaining for digest in image.needs)
 
@@ -256,7 +254,7 @@ def _unpublish(
     :param outer_records: the records that named it, or were about it, when they were listed.
     :return: the paths to be deleted; ``None`` if it was used since, and is kept.
     """
-    if not all(_is_unchanged(inventory, digest) for digest in image.manifests):
+    if not all(is_unchanged(inventory, digest) for digest in image.manifests):
         return None
     records = inventory.records
     for kind, key in outer_records:
@@ -267,7 +265,7 @@ def _unpublish(
         value = records.get("image", key)
         if value is not None and image_manifests(value) == image.manifests:
             records.delete("image", key)
-    moved_paths = _move_to_temp(inventory, manifests)
+    moved_paths = move_to_temp(inventory, manifests)
     # Has to be on the disk before any blob that it names is removed.
     for directory in {os.path.dirname(inventory.path(digest)) for digest in manifests}:
         if os.path.isdir(directory):
@@ -302,9 +300,9 @@ def _remove(
         removed: Sequence[Digest] = batch
         if not policy.dry_run:
             removed, moved_paths = yield from with_lock(
-                inventory.root, partial(_move_unchanged_to_temp, inventory, batch)
+                inventory.root, partial(move_unchanged_to_temp, inventory, batch)
             )
-            _delete(moved_paths)
+            delete_files(moved_paths)
         freed = sum(sizes.get(digest, 0) for digest in removed)
         result.blobs += len(removed)
         result.spared += len(batch) - len(removed)
@@ -365,36 +363,3 @@ def _correct_times(inventory: Inventory, policy: Policy) -> Generator[Step, None
             ):
                 os.utime(inventory.path(digest))
             yield Step.CONTINUE
-
-
-def _is_unchanged(inventory: Inventory, digest: Digest) -> bool:
-    """Tell whether a blob's file is unchanged since it was listed; a missing one counts as so."""
-    scanned = inventory.files.get(digest)
-    try:
-        status = os.stat(inventory.path(digest))
-    except FileNotFoundError:
-        return True
-    if scanned is None or scanned.fresh:
-        return False
-    return BlobFile.of(status, WallTime(0.0)).signature == scanned.signature
-
-
-def _move_to_temp(inventory: Inventory, digests: Sequence[Digest]) -> list[str]:
-    """Make blobs absent.  The caller holds the lock.  :return: the paths to be deleted."""
-    temp_directory = os.path.join(inventory.root, "tmp")
-    return [path for digest in digests for path in move_aside(inventory, digest, temp_directory)]
-
-
-def _move_unchanged_to_temp(
-    inventory: Inventory, digests: Sequence[Digest]
-) -> tuple[list[Digest], list[str]]:
-    """Make the blobs absent that were not used since the listing.  The caller holds the lock."""
-    unused = [digest for digest in digests if _is_unchanged(inventory, digest)]
-    return unused, _move_to_temp(inventory, unused)
-
-
-def _delete(paths: Sequence[str]) -> None:
-    # Not while the lock is held: deleting large files takes long.
-    for path in paths:
-        with suppress(FileNotFoundError):  # swept by a process that has just started
-            os.unlink(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from attrs import define, field, frozen
@@ -17,7 +17,8 @@ from attrs import define, field, frozen
 from nixery.artifacts.attachment import subject_of
 from nixery.artifacts.simple_signing import decode_signature
 from nixery.errors import NixeryError, StorageError
-from nixery.image.manifests import MANIFEST_TYPES, parse_manifest
+from nixery.image.image_index import index_manifests
+from nixery.image.manifests import INDEX_TYPES, MANIFEST_TYPES, parse_manifest
 from nixery.image.names import Digest, parse_digest
 from nixery.runtime.clocks import SystemWallClock, WallTime
 from nixery.storage.filesystem.blobs import DESCRIPTION, Blobs, read_description
@@ -81,9 +82,11 @@ class StoredImage:
     :param used: the time of its last pull.
     :param needs: all blobs that its manifests name, and its manifests.
     :param broken: the digests among ``needs`` that are missing.
+    :param parts: of an index, the manifests of its platforms.
     """
 
     manifests: tuple[Digest, ...]
+    parts: frozenset[Digest] = frozenset()
     keys: list[str] = field(factory=list)
     used: WallTime = _NEVER
     needs: frozenset[Digest] = frozenset()
@@ -103,6 +106,8 @@ class Inventory:
         ``None`` if the description is invalid.
     :param manifests: for each manifest the blobs it names; ``None`` if it cannot be
         read.
+    :param indexes: for each index of platforms the manifests it names, which are among its blobs
+        in ``manifests`` too.
     :param subjects: for each manifest that belongs to another one, as those of SBOMs and
         signatures, that one.
     :param payloads: for each signature record the blob that was signed.
@@ -118,6 +123,7 @@ class Inventory:
     files: dict[Digest, BlobFile] = field(factory=dict)
     descriptions: dict[Digest, tuple[str, int] | None] = field(factory=dict)
     manifests: dict[Digest, frozenset[Digest] | None] = field(factory=dict)
+    indexes: dict[Digest, frozenset[Digest]] = field(factory=dict)
     subjects: dict[Digest, Digest] = field(factory=dict)
     payloads: dict[str, Digest] = field(factory=dict)
     images: dict[str, tuple[Digest, ...] | None] = field(factory=dict)
@@ -164,10 +170,12 @@ class Inventory:
             images[digest,] = StoredImage(manifests=(digest,))
         attached = self.attached_blobs()
         for image in images.values():
+            image.parts = self._parts(image.manifests)
+            pulled = {*image.manifests, *image.parts}
             digests = {
-                *image.manifests,
-                *(blob for each in image.manifests for blob in self.manifests.get(each) or ()),
-                *(blob for each in image.manifests for blob in attached.get(each, ())),
+                *pulled,
+                *(blob for each in pulled for blob in self.manifests.get(each) or ()),
+                *(blob for each in pulled for blob in attached.get(each, ())),
             }
             image.needs = frozenset(digests)
             image.broken = tuple(
@@ -177,7 +185,18 @@ class Inventory:
                 (self.files[each].used for each in image.manifests if each in self.files),
                 default=_NEVER,
             )
-        return sorted(images.values(), key=lambda image: (image.used, image.manifests))
+        # Whoever pulls an index may pull the image of any platform next.
+        owners = {digest: image for image in images.values() for digest in image.manifests}
+        for index in images.values():
+            for image in (owners[digest] for digest in index.parts if digest in owners):
+                image.used = max(image.used, index.used)
+        return sorted(
+            images.values(), key=lambda image: (image.used, not image.parts, image.manifests)
+        )
+
+    def _parts(self, manifests: Iterable[Digest]) -> frozenset[Digest]:
+        """Return the manifests that indexes name."""
+        return frozenset().union(*(self.indexes.get(each, ()) for each in manifests))
 
     def attached_manifests(self) -> dict[Digest, list[Digest]]:
         """Return the manifests that belong to each manifest."""
@@ -252,7 +271,7 @@ def read_names(inventory: Inventory) -> Iterator[None]:
     manifest_digests |= {
         digest
         for digest, description in inventory.descriptions.items()
-        if description is not None and description[0] in MANIFEST_TYPES
+        if description is not None and description[0] in MANIFEST_TYPES | INDEX_TYPES
     }
     for number, digest in enumerate(sorted(manifest_digests)):
         if os.path.lexists(inventory.path(digest)):
@@ -338,6 +357,13 @@ def _read_description(path: str) -> tuple[str, int] | None:
 def _add_manifest(inventory: Inventory, digest: Digest) -> None:
     try:
         body = read_file(inventory.path(digest))
+        description = inventory.descriptions.get(digest)
+        if description is not None and description[0] in INDEX_TYPES:
+            parts = frozenset(index_manifests(body))
+            # An index of referrers is made anew when it is asked for, and keeps nothing.
+            if not parts:
+                return
+            inventory.indexes[digest] = parts
         inventory.manifests[digest] = frozenset(blob.digest for blob in parse_manifest(body))
     except (OSError, NixeryError):
         inventory.manifests[digest] = None

@@ -81,6 +81,7 @@ class AuthTests(ConfigCase):
             ("{flake: 'path:/f', nix_path: {n: /n}}", "make what it needs an input"),
             ("{flake: 'path:/f', extra_paths: /n}", "make what it needs an input"),
             ("{flake: 'path:/f', allow_unpinned_fetches: true}", "make what it needs an input"),
+            ("{platforms: [aarch64-linux]}", "add x86_64-linux, which is the system"),
             ("{pkgs_path: /p, allow_unlocked_flake: true}", "only where flake is given"),
         ):
             with self.assertRaises(ConfigError) as raised:

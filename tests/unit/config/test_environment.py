@@ -53,6 +53,8 @@ class EnvironmentTests(ConfigCase):
             "nixpkgs_config": '{"allowUnfree": true}',
             "flake": "github:owner/name",
             "listen": "tcp:1:interface=127.0.0.1",
+            "platforms": "x86_64-linux, aarch64-linux",
+            "platforms_missing": "fail",
             "storage_backend": "gcs",
         }
         for setting in SETTINGS:

@@ -50,6 +50,8 @@ NAMES = (
     "channel_url",
     "nixpkgs_url",
     "system",
+    "platforms",
+    "platforms_missing",
     "nixpkgs_config",
     "state_directory",
     "cache_directory",

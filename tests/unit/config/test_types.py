@@ -50,6 +50,11 @@ ACCEPTED: dict[str, list[tuple[object, object]]] = {
         ("{substituters: [a, b]}", {"substituters": "a b"}),
         ({}, {}),
     ],
+    "platforms": [
+        (" x86_64-linux, aarch64-linux", ("x86_64-linux", "aarch64-linux")),
+        (["aarch64-linux", "aarch64-linux"], ("aarch64-linux",)),
+        ([], ()),
+    ],
     "nixpkgs_config": [
         ("{allowUnfree: true}", {"allowUnfree": True}),
         ({"a": [1, {"b": None}]}, {"a": [1, {"b": None}]}),
@@ -185,6 +190,8 @@ REJECTED: dict[str, list[object]] = {
         {"--store": "x"},
         {1: 2},
     ],
+    "platforms": ["x86_64-darwin", ["x86_64-linux", "x"], True, [1], {}],
+    "platforms_missing": ["leave", True],
     "nixpkgs_config": ["x", {"a": float("nan")}, {"a": {1, 2}}, {True: 1}, {"a": b"x"}],
     "substitute_only": ["1", 1, "", None],
     "layer_budget": [0, 126],

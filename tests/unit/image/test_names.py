@@ -73,6 +73,49 @@ class ImageNameTests(SynchronousTestCase):
             self.assertEqual(name.system, "aarch64-linux")
             self.assertEqual(names_of(repository), sorted(SHELL))
 
+    def test_meta_package_amd64(self) -> None:
+        """The meta-package ``amd64`` chooses the other system; of several, the last one counts."""
+        self.assertEqual(parse_image_name("amd64/git", "aarch64-linux").system, SYSTEM)
+        self.assertEqual(parse("amd64/git"), parse("git"))
+        self.assertEqual(parse("arm64/multi/amd64/git"), parse("git"))
+        self.assertEqual(parse("arm64/multi/git"), parse("multi/git"))
+
+    def test_meta_package_multi(self) -> None:
+        """The meta-package ``multi`` asks for an index, with the registry's own system in it."""
+        name = parse("shell/multi/git")
+        self.assertEqual((name.system, name.platforms), (SYSTEM, (SYSTEM, "aarch64-linux")))
+        self.assertEqual(name.package_requests, parse("shell/git").package_requests)
+        self.assertNotEqual(name, parse("shell/git"))
+        self.assertEqual(
+            parse_image_name("multi/git", "riscv64-linux").platforms,
+            (SYSTEM, "aarch64-linux", "riscv64-linux"),
+        )
+
+    def test_platforms_of_the_configuration(self) -> None:
+        """A name that chooses no system is an index of the configured platforms, amd64 first."""
+        platforms = ("riscv64-linux", "aarch64-linux", SYSTEM)
+        name = parse_image_name("git", "aarch64-linux", platforms)
+        self.assertEqual(
+            (name.system, name.platforms),
+            ("aarch64-linux", (SYSTEM, "riscv64-linux", "aarch64-linux")),
+        )
+        self.assertEqual(parse_image_name("multi/git", "aarch64-linux", platforms), name)
+        for chosen in ("amd64/git", "arm64/git"):
+            self.assertEqual(parse_image_name(chosen, SYSTEM, platforms), parse(chosen))
+        self.assertEqual(names_of("git/multi/amd64"), ["amd64", "git", "multi"])
+
+    def test_one_platform_of_an_index(self) -> None:
+        """The name of one platform of an index chooses its system, and the same packages."""
+        name = parse("multi/shell/git/arm64")
+        for system, repository in (
+            (SYSTEM, "amd64/shell/git/arm64"),
+            ("aarch64-linux", "arm64/shell/git/arm64"),
+        ):
+            one = name.for_system(system)
+            self.assertEqual(one.repository, repository)
+            self.assertEqual(one, parse(repository))
+        self.assertEqual(name.for_system("riscv64-linux").repository, "shell/git/arm64")
+
     def test_later_meta_packages(self) -> None:
         """Behind an ordinary component, meta-packages are ordinary names."""
         name = parse("git/shell/arm64")

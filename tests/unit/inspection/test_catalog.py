@@ -53,7 +53,7 @@ class ImageCatalogTests(BuilderCase):
 
     def make_service(self) -> ImageService:
         service = super().make_service()
-        service.on_tag_recorded = self.catalog.record_served
+        service.recorder.on_recorded = self.catalog.record_served
         return service
 
     def page_data(self, name: str) -> PageData | None:

@@ -126,26 +126,28 @@ class BuildQuotaTests(SynchronousTestCase):
 
     def test_concurrent_builds_of_a_client_are_limited_however_they_end(self) -> None:
         """So many, and others when they have ended, however they did."""
-        first, second, third = (self.build_quota.reserve_slot() for _ in range(3))
+        first, second, third = (self.build_quota.reserve_slots() for _ in range(3))
         first.__enter__()
         second.__enter__()
         self.assertRaises(BuildsExceeded, third.__enter__)
         error = KeyError()
         self.assertFalse(second.__exit__(KeyError, error, None))
-        with self.build_quota.reserve_slot():
+        with self.build_quota.reserve_slots():
             pass
         first.__exit__(None, None, None)
         self.assertEqual(["builds"], self.refusals)
 
     def test_build_limit_follows_both_the_user_and_the_address(self) -> None:
         """A user who has moved is still the user, and another one at the place is not free."""
-        with self.build_quota.reserve_slot(), self.build_quota.reserve_slot():
+        with self.build_quota.reserve_slots(), self.build_quota.reserve_slots():
             for client in (("198.51.100.1", "user alice"), ("192.0.2.1", "user bob")):
                 current_client.set(client)
-                error = self.assertRaises(BuildsExceeded, self.build_quota.reserve_slot().__enter__)
+                error = self.assertRaises(
+                    BuildsExceeded, self.build_quota.reserve_slots().__enter__
+                )
                 self.assertEqual(client, error.client)
             current_client.set(("198.51.100.1", "user bob"))
-            with self.build_quota.reserve_slot():
+            with self.build_quota.reserve_slots():
                 pass
             current_client.set(("192.0.2.1", "user alice"))
 

@@ -77,7 +77,7 @@ class SignedCase(BuilderCase):
         self.referrers = Referrers(
             storage=self.storage, image_cache=images, cpu=InlineWorkers(), signer=signer
         )
-        service.signer = signer
+        service.recorder.signer = signer
         registry = Registry(
             service, self.storage, InlineWorkers(), self.clock, referrers=self.referrers
         )
