@@ -1,9 +1,10 @@
 """
 ``nixery-layers``: shows an image's layers, as text and as a picture.
 
-It shows the store paths of each layer, the reason for each layer, the download size, and the layers
-shared with other images, computed by the code that the daemon makes images with, and from its
-popularity data. Sizes are exact: the layers are packed, and the output is discarded.
+It shows the store paths of each layer, the reason for each layer, its download size, the images
+that share it, and how much is downloaded where another image is present.  All of it is computed by
+the code that the daemon makes images with, and from its popularity data.  Sizes are exact: the
+layers are packed, and the output is discarded.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from nixery.errors import StorageError
 from nixery.image.closure import StorePath
 from nixery.image.errors import InvalidName
 from nixery.image.names import ImageName, parse_image_name
-from nixery.layers.compression_levels import Compression
+from nixery.layers.compression_levels import Compression, default_level
+from nixery.layers.downloads import Download, compute_download, draw_downloads, pack_chunked
 from nixery.layers.grouping import (
     LayerGroup,
     LayerPlan,
@@ -110,7 +112,8 @@ def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         dest="others",
         action="append",
         default=[],
-        help="show what this image has as well; may be repeated",
+        help="show what this image has as well, and what is downloaded where it is present;"
+        " may be repeated",
     )
     parser.add_argument("--svg", metavar="FILE", type=Path, help="draw a picture into this file")
     parser.add_argument("--all-paths", action="store_true", help="name every store path")
@@ -179,22 +182,66 @@ async def _show_layers(reactor: Any, workers: Workers, arguments: _Arguments) ->
             return await _plan_image(nix, workers, package_set, name, popularity, settings)
 
         image_plan = await plan(arguments.name)
-        images_by_paths: dict[tuple[StorePath, ...], list[str]] = defaultdict(list)
-        for other in arguments.compared_images:
-            for group in await plan(other):
-                images_by_paths[group.paths].append(other.repository)
-        sizes = await gather(
-            workers.run(_packed_size, group, arguments.config.layers.compression)
-            for group in image_plan
-        )
+        plans = {other.repository: await plan(other) for other in arguments.compared_images}
+        compression = arguments.config.layers.compression
+        sizes = await gather(workers.run(_packed_size, group, compression) for group in image_plan)
+        downloads = await _downloads(workers, image_plan, sizes, plans, compression)
+    images_by_paths: dict[tuple[StorePath, ...], list[str]] = defaultdict(list)
+    for other, other_plan in plans.items():
+        for group in other_plan:
+            images_by_paths[group.paths].append(other)
     drawn_layers = [
         DrawnLayer.from_group(group, size=size, shared_with=images_by_paths[group.paths])
         for group, size in zip(image_plan, sizes, strict=True)
     ]
     image = arguments.name.repository
     sys.stdout.write(draw_text(image, drawn_layers, max_paths=arguments.max_paths))
+    chunked = compression.kind == "zstd-chunked"
+    sys.stdout.write(draw_downloads(image, downloads, chunked=chunked))
     if arguments.svg_file is not None:
         await workers.run(_write, arguments.svg_file, draw_svg(image, drawn_layers))
+
+
+async def _downloads(
+    workers: Workers,
+    image_plan: LayerPlan,
+    sizes: Sequence[int],
+    plans: Mapping[str, LayerPlan],
+    compression: Compression,
+) -> Sequence[Download]:
+    """
+    Compute what is downloaded of an image where each of some others is present.
+
+    :param sizes: those of the layers of the image.
+    :param plans: the others, by their names.
+    """
+    if not plans:
+        return ()
+    kind = "zstd-chunked"
+    level = compression.level if compression.kind == kind else default_level(kind)
+    groups = {group.paths for plan in (image_plan, *plans.values()) for group in plan}
+    packed = dict(
+        zip(
+            groups,
+            await gather(
+                workers.run(pack_chunked, [path.path for path in paths], level=level)
+                for paths in groups
+            ),
+            strict=True,
+        )
+    )
+
+    def compute() -> Sequence[Download]:
+        new = {group.paths: packed[group.paths] for group in image_plan}
+        size_of = {group.paths: size for group, size in zip(image_plan, sizes, strict=True)}
+        return [
+            compute_download(
+                name, {group.paths: packed[group.paths] for group in plan}, new, size_of
+            )
+            for name, plan in plans.items()
+        ]
+
+    return await workers.run(compute)
 
 
 async def _plan_image(

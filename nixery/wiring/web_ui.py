@@ -107,7 +107,14 @@ def make_web_ui(
         if config.ui.show_images:
             system = config.sources.system
             images = ImagePages(catalog, pages, cpu, visibility, system=system)
-            comparison = ComparisonPage(catalog, comparer, pages, visibility, system=system)
+            comparison = ComparisonPage(
+                catalog,
+                comparer,
+                pages,
+                visibility,
+                system=system,
+                platforms=config.sources.platforms,
+            )
         return UIHandlers(
             pages=pages,
             assets=site_files.assets,

@@ -291,6 +291,10 @@ class SetTests(CommandTests):
         self.assertIn("plain-1.2", result.stdout)
         self.assertIn("dependent-1", result.stdout)
         self.assertIn("<svg", picture.read_text())
+        # Of the two layers only that of the dependent has to be downloaded.
+        self.assertIn("Download of dependent where plain is present:", result.stdout)
+        self.assertRegex(result.stdout, r"whole layers +[0-9]+ B  1 of 2 layers are new")
+        self.assertRegex(result.stdout, r"partial pull +[0-9.]+ k?B  1 of 1 files are new \(if")
         one = self.succeed(*LAYERS, "dependent", "--layer-budget", "1", *common).stdout
         self.assertIn("dependent: 1 layer, ", one)
         other = self.succeed(*LAYERS, "dependent", "--strategy", "dominators").stdout

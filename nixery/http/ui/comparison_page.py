@@ -55,6 +55,7 @@ class ComparisonPage:
     :param pages: renders the page.
     :param visibility: decides which images a client may see.
     :param system: the Nix system of images whose names choose none.
+    :param platforms: the systems of the index that such a name means; empty: it means an image.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class ComparisonPage:
         visibility: VisibilityRules,
         *,
         system: str,
+        platforms: Sequence[str] = (),
     ) -> None:
         self._catalog = catalog
         self._comparer = comparer
         self._pages = pages
         self._visibility = visibility
         self._system = system
+        self._platforms = platforms
 
     async def show(self, request: Request, name: ImageName, tag: Tag) -> bytes | None:
         """
@@ -90,7 +93,10 @@ class ComparisonPage:
             return await self._answer(request, name, tag, new)
         text = text.removeprefix(f"{self._pages.address}/")
         other_name, _, other_tag = text.partition(":")
-        other = parse_image_name(other_name, self._system), parse_tag(other_tag or "latest")
+        other = (
+            parse_image_name(other_name, self._system, self._platforms),
+            parse_tag(other_tag or "latest"),
+        )
         old = await self._find(request, *other)
         label = f"{other[0].repository}:{other[1]}"
         if old is None:

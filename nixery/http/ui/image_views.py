@@ -186,7 +186,8 @@ def related_images(
     shared: Counter[str] = Counter()
     for layer in report.layers:
         for image in holders.get(layer.digest, ()):
-            if image.digest != report.digest:
+            # An index has another digest than its images.
+            if image.digest != report.digest and image.label != label:
                 shared[image.label] += layer.size
     name = label.rpartition(":")[0] + ":"
     found = sorted(shared, key=lambda each: (not each.startswith(name), -shared[each], each))
