@@ -30,6 +30,7 @@ from nixery.http.root import Root
 from nixery.http.routes import Handlers, UIHandlers, make_router
 from nixery.http.server import make_site
 from nixery.image.errors import PackagesRefused
+from nixery.image.image_index import ImageIndex, build_index
 from nixery.image.manifests import Image, ImageLayer, build_image, digest_of
 from nixery.image.names import Digest, ImageName, Tag
 from nixery.storage.errors import BlobUnknown
@@ -54,6 +55,24 @@ IMAGE = build_image(
     has_ca_bundle=False,
 )
 OCI, DOCKER = IMAGE.manifests
+
+
+def make_index(compression: str = "gzip") -> ImageIndex:
+    """Make an index of images for amd64, the system of the registry, and arm64."""
+    layer = ImageLayer(
+        digest=digest_of(b"layer"),
+        size=5,
+        diff_id=digest_of(b"archive"),
+        uncompressed_size=7,
+        compression=compression,
+    )
+    images = {
+        system: build_image(
+            layers=[layer], packages=[], system=system, has_shell=False, has_ca_bundle=False
+        )
+        for system in ("x86_64-linux", "aarch64-linux")
+    }
+    return build_index(images, "x86_64-linux", {})
 
 
 def make_root(

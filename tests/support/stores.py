@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,9 +18,12 @@ from nixery.builds.documents import plan_documents
 from nixery.builds.image_cache import IMAGES, ImageCache
 from nixery.builds.layer_cache import LAYERS, LayerRecord
 from nixery.image.canonical_json import canonical_json
+from nixery.image.image_index import build_index, index_manifests
 from nixery.image.manifests import (
+    DOCKER_LIST,
     DOCKER_MANIFEST,
     OCI_CONFIG,
+    OCI_INDEX,
     OCI_MANIFEST,
     Image,
     Manifest,
@@ -116,6 +120,39 @@ class StoreCase(SynchronousTestCase):
             finish(self.storage.set_record("served", f"n-{image}/latest", image.encode()))
             return manifests
 
+    def index(self, name: str, images: Mapping[str, Sequence[bytes]]) -> tuple[Digest, ...]:
+        """
+        Make, publish and serve an index of images by their names, as a build does.
+
+        :return: the OCI index, and Docker's list.
+        """
+        while True:
+            try:
+                return self._index(name, images)
+            except BlobsMissing:
+                continue
+
+    def _index(self, name: str, images: Mapping[str, Sequence[bytes]]) -> tuple[Digest, ...]:
+        platforms = {}
+        for (image, layers), system in zip(
+            images.items(), ("x86_64-linux", "aarch64-linux"), strict=True
+        ):
+            for data in layers:
+                self.layer(data)
+            self.name(image, *layers)
+            blobs, _ = self.parts(image, *layers)
+            platforms[system] = Image(
+                manifests=tuple(
+                    Manifest(media_type=media_type, digest=digest_of(body), body=body)
+                    for body, media_type in blobs[1:]
+                )
+            )
+        index = build_index(platforms, "x86_64-linux", {})
+        finish(ImageCache(storage=self.storage, seconds=lambda: 0.0).add(name, index))
+        finish(self.storage.add_record("name", f"n-{name}", name.encode()))
+        finish(self.storage.set_record("served", f"n-{name}/latest", name.encode()))
+        return tuple(each.digest for each in index.manifests)
+
     def attach(self, *manifests: Digest, name: str = "git", tag: str = "latest") -> set[Digest]:
         """Attach a document to an image, and sign it; return the digests of what is attached."""
         before = self.stored()
@@ -187,7 +224,10 @@ class StoreCase(SynchronousTestCase):
         for digest in there:
             noted = inventory.descriptions[digest]
             assert noted is not None
-            if noted[0] in (OCI_MANIFEST, DOCKER_MANIFEST):
+            body = b""
+            if noted[0] in (OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX, DOCKER_LIST):
                 body = Path(inventory.path(digest)).read_bytes()
+            # An index of referrers keeps nothing of what it lists.
+            if noted[0] in (OCI_MANIFEST, DOCKER_MANIFEST) or index_manifests(body):
                 for blob in parse_manifest(body):
                     self.assertIn(blob.digest, there, json.loads(body))

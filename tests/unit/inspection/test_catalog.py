@@ -11,6 +11,7 @@ from nixery.builds.build_record import BuildRecord
 from nixery.builds.builder import Builder
 from nixery.builds.image_cache import RECHECK_INTERVAL_SECONDS
 from nixery.errors import StorageError
+from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Image
 from nixery.image.names import Digest, Tag, parse_image_name
 from nixery.inspection import catalog
@@ -79,6 +80,25 @@ class ImageCatalogTests(BuilderCase):
             {"bash-1.0", "cacert-1.0", "git-1.0", "glibc-1.0"},
             {path.name for path in report.paths},
         )
+
+    def test_index(self) -> None:
+        """An index is listed once; it shows the image of the registry's system, and all others."""
+        name = parse_image_name("multi/git", SYSTEM)
+        index = self.now(self.service.get_image(name, LATEST))
+        assert isinstance(index, ImageIndex)
+        self.assertEqual(self.now(self.catalog.find_image(name, LATEST)), index)
+        own = index.images[SYSTEM].manifests[0]
+        self.assertEqual(self.now(self.catalog.find(name, LATEST)), own)
+        [entry] = self.now(self.catalog.read_entries(self.now(self.catalog.list_keys())))
+        self.assertEqual(
+            (entry.label, entry.digest, entry.platforms),
+            ("multi/git:latest", index.manifests[0].digest, (SYSTEM, "aarch64-linux")),
+        )
+        self.assertEqual(list(entry.layers), [each.digest for each in own.blobs()[1:]])
+        self.clock.advance(catalog.RETRY_PAUSE_SECONDS)
+        for image in index.images.values():
+            page_data = self.now(self.catalog.page_data(image.manifests[0]))
+            self.assertTrue(page_data.has_report)
 
     def test_looking_at_an_image_is_no_pull(self) -> None:
         """Its blobs' last use stays as it is, and the next pull is still recorded."""

@@ -27,6 +27,7 @@ from nixery.artifacts.keys import KeyRing
 from nixery.artifacts.signing_key import SigningKey, VerificationKey
 from nixery.builds.documents import DOCUMENTS, plan_documents, read_attachments
 from nixery.http.registry.api import Registry
+from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Image, Manifest, digest_of
 from nixery.image.names import Digest, Tag, parse_image_name
 from nixery.pulls.images import ImageService
@@ -279,6 +280,61 @@ class SigningTests(SignedCase):
                 self.now(self.storage.delete_record(kind, key))
         self.assertEqual(self.references(manifest), [f"{HOST}/hello:latest"])
         self.assertEqual(len(self.listed(manifest)), 1)
+
+
+class IndexTests(SignedCase):
+    """Tests of indexes of several platforms."""
+
+    def index(self) -> Image:
+        name = parse_image_name("multi/hello", "x86_64-linux")
+        return self.now(self.service.get_image(name, Tag("latest")))
+
+    def verify(self, index: Image, *keys: SigningKey) -> None:
+        """Verify the index and the manifests of all platforms, as clients do."""
+        self.assertEqual(len(index.all_manifests), 6)
+        for manifest in index.all_manifests:
+            listed = self.listed(manifest, "multi/hello")
+            for key, each in zip(keys, listed, strict=True):
+                bundle = self.bundle(each, "multi/hello")
+                verify_bundle(bundle, pem=key.verification.pem, manifest=manifest.digest)
+            if len(keys) == 1:
+                self.assertEqual(
+                    self.references(manifest, "multi/hello"), [f"{HOST}/multi/hello:latest"]
+                )
+
+    def test_index_and_platforms_are_signed(self) -> None:
+        """Clients verify the index, and each manifest, as what the name means."""
+        self.verify(self.index(), self.key)
+        calls = self.cpu.calls
+        self.restart()
+        self.index()
+        self.assertEqual(self.cpu.calls, calls)
+
+    def test_index_of_a_time_without_a_key(self) -> None:
+        """An index is signed when its signatures are asked for, also by a new key."""
+        self.is_signing = False
+        self.restart()
+        index = self.index()
+        self.is_signing = True
+        self.restart()
+        self.verify(index, self.key)
+        former = self.key
+        self.key = SigningKey(private_key=Ed25519PrivateKey.generate())
+        self.previous = (former.verification,)
+        self.restart()
+        self.verify(index, self.key, former)
+
+    def test_documents_belong_to_the_platforms(self) -> None:
+        """A platform's documents are listed for its manifests, and for the index there are none."""
+        index = self.index()
+        assert isinstance(index, ImageIndex)
+        self.attach(index.images["aarch64-linux"])
+        for manifest in index.images["aarch64-linux"].manifests:
+            types = [each["artifactType"] for each in self.listed(manifest, "multi/hello")]
+            self.assertEqual(types[:3], [CYCLONEDX, SPDX, IN_TOTO])
+        for manifest in index.manifests:
+            types = [each["artifactType"] for each in self.listed(manifest, "multi/hello")]
+            self.assertEqual(types, [BUNDLE])
 
 
 class RotationTests(SignedCase):

@@ -20,7 +20,8 @@ from nixery.http.registry.api import Registry
 from nixery.http.registry.errors import ManifestUnknown
 from nixery.http.registry.pull_wait import PullWaiter
 from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
-from nixery.image.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Image
+from nixery.image.image_index import build_index
+from nixery.image.manifests import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Image
 from nixery.image.names import Digest
 from nixery.nix.errors import BuildFailed
 from nixery.process.errors import CommandOutput
@@ -34,6 +35,7 @@ from tests.support.http import (
     Connection,
     FakeImages,
     Response,
+    make_index,
     make_root,
 )
 
@@ -211,6 +213,77 @@ class ManifestTests(RegistryTestCase):
             path = f"/v2/git/manifests/{SIGNATURES}{suffix}"
             self.refused(self.get(path), 404, "MANIFEST_UNKNOWN")
         self.assertEqual([], self.images.requests)
+
+
+class IndexTests(RegistryTestCase):
+    """Tags of several platforms."""
+
+    PATH = "/v2/multi/git/manifests/latest"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.index = make_index()
+        self.images.images["multi/git", "latest"] = self.index
+        for manifest in self.index.all_manifests:
+            self.store(manifest.body, manifest.media_type)
+
+    def test_form_is_chosen_by_presence(self) -> None:
+        """A list is for those who name one, in any order; all others get the system's manifest."""
+        clients = f"{DOCKER_LIST}, {DOCKER_MANIFEST}, {OCI_INDEX};q=0.1, {OCI_MANIFEST}, */*"
+        oci, docker = self.index.manifests
+        own, of_docker = self.index.images["x86_64-linux"].manifests
+        for accept, manifest in (
+            ([clients], oci),
+            ([DOCKER_LIST, OCI_INDEX], oci),
+            ([OCI_INDEX], oci),
+            ([f"{DOCKER_LIST}, {DOCKER_MANIFEST}"], docker),
+            ([f"{OCI_INDEX};q=0, {DOCKER_LIST}"], docker),
+            ([OCI_MANIFEST], own),
+            ([DOCKER_MANIFEST], of_docker),
+            (["*/*"], own),
+            (["application/json"], own),
+            ([], own),
+        ):
+            headers = [("Accept", value) for value in accept]
+            got, headed = self.get(self.PATH, *headers), self.head(self.PATH, *headers)
+            self.assertEqual((200, manifest.body), (got.status, got.body), accept)
+            self.assertEqual(manifest.media_type, got.header("Content-Type"))
+            self.assertEqual(manifest.digest, got.header("Docker-Content-Digest"))
+            self.assertEqual(f'"{manifest.digest}"', got.header("ETag"))
+            self.assertEqual("Accept", got.header("Vary"))
+            self.assertEqual(without_date(got), without_date(headed))
+            self.assertEqual(b"", headed.body)
+
+    def test_by_digest(self) -> None:
+        """A digest has its own bytes whatever is accepted: the index, and each manifest."""
+        for manifest in self.index.all_manifests:
+            for accept in (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, "*/*", "text/html"):
+                path = f"/v2/multi/git/manifests/{manifest.digest}"
+                answer = self.get(path, ("Accept", accept))
+                self.assertEqual((200, manifest.body), (answer.status, answer.body))
+                self.assertEqual(manifest.media_type, answer.header("Content-Type"))
+
+    def test_manifests_of_platforms_are_in_memory(self) -> None:
+        """The manifests that an index names are served after it without a look at the storage."""
+        self.get(self.PATH, ("Accept", OCI_INDEX))
+
+        async def refuse(*_: object, **__: object) -> None:
+            raise AssertionError("the storage was asked")
+
+        self.patch(self.storage, "read", refuse)
+        self.patch(self.storage, "stat", refuse)
+        for image in self.index.images.values():
+            path = f"/v2/multi/git/manifests/{image.manifests[0].digest}"
+            self.assertEqual(200, self.get(path).status)
+
+    def test_system_is_missing(self) -> None:
+        """A client without support for indexes is told why there is no image for it."""
+        arm64 = {"aarch64-linux": self.index.images["aarch64-linux"]}
+        skipped = {"x86_64-linux": "git is for ARM only"}
+        self.images.images["multi/git", "latest"] = build_index(arm64, "x86_64-linux", skipped)
+        self.assertEqual(200, self.get(self.PATH, ("Accept", OCI_INDEX)).status)
+        message = self.refused(self.get(self.PATH), 422, "MANIFEST_INVALID")
+        self.assertIn("git is for ARM only", message)
 
 
 class TextTests(RegistryTestCase):

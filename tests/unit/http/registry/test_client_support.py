@@ -9,10 +9,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.http.registry.api import Registry
 from nixery.http.registry.client_support import check_readable
 from nixery.http.registry.errors import UnsupportedClient
-from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST, ImageLayer, build_image, digest_of
+from nixery.image.manifests import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    ImageLayer,
+    build_image,
+    digest_of,
+)
 from nixery.testing.fakes import InlineWorkers
 from nixery.testing.memory_storage import MemoryStorage
-from tests.support.http import DOCKER, IMAGE, Connection, FakeImages, make_root
+from tests.support.http import DOCKER, IMAGE, Connection, FakeImages, make_index, make_root
 
 ZSTD = build_image(
     layers=[
@@ -50,6 +58,18 @@ class AbilityTests(SynchronousTestCase):
         self.assertRaises(UnsupportedClient, check_readable, ZSTD, None, {DOCKER_MANIFEST})
         for accepted in ({DOCKER_MANIFEST, OCI_MANIFEST}, {DOCKER_MANIFEST, "*/*"}, {"*/*"}, set()):
             check_readable(ZSTD, None, accepted)
+
+    def test_index_of_images_with_zstd(self) -> None:
+        """Clients that could not read the images are refused the index in the same words."""
+        index = make_index("zstd")
+        for accepted in ({DOCKER_LIST, DOCKER_MANIFEST}, {DOCKER_LIST}, {DOCKER_MANIFEST}):
+            error = self.assertRaises(UnsupportedClient, check_readable, index, None, accepted)
+            self.assertIn("only Docker's are accepted", error.message)
+        everything = {OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST}
+        self.assertRaises(UnsupportedClient, check_readable, index, OLD, everything)
+        for accepted in (everything, {OCI_INDEX}, {DOCKER_LIST, OCI_INDEX}, {"*/*"}, set()):
+            check_readable(index, None, accepted)
+        check_readable(make_index(), OLD, {DOCKER_LIST})
 
     def test_image_without_zstd_is_for_every_client_whatever_it_accepts(self) -> None:
         """An image without zstd is for every client, whatever it accepts."""

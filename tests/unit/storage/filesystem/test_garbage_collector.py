@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nixery.image.canonical_json import canonical_json
-from nixery.image.manifests import digest_of
+from nixery.image.manifests import OCI_INDEX, digest_of
 from nixery.image.names import Digest
 from nixery.storage.errors import BlobUnknown, CollectionRunning
 from nixery.storage.filesystem import garbage_collector, scan
@@ -104,6 +104,83 @@ class AttachmentTests(Unhurried):
         self.collect()
         self.assertTrue(self.stored().isdisjoint(attached))
         self.assertEqual({"bundle": 0, "document": 0, "signature": 0}, self.kinds())
+
+
+class IndexTests(Unhurried):
+    """Tests of indexes of images for several platforms."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.manifests = self.index("index", {"one": (b"1", b"2"), "two": (b"3",)})
+
+    def images_by_key(self) -> dict[str, tuple[Digest, ...]]:
+        return {key: manifests or () for key, manifests in self.inventory().images.items()}
+
+    def test_it_keeps_its_images(self) -> None:
+        """A pull of an index is one of its images, which stay whole for as long as it stays."""
+        self.age(10 * DAY)
+        self.age(1 * DAY, *self.manifests)
+        self.assertEqual(0, self.collect(max_age=5 * DAY).images)
+        self.assertEqual({"index", "one", "two"}, self.images())
+        self.assert_sound()
+        self.assertIn(digest_of(b"3"), self.stored())
+
+    def test_it_goes_with_them(self) -> None:
+        """What nobody pulls goes, the index with its images, and nothing is left over."""
+        self.attach(*self.manifests, name="index")
+        self.age(10 * DAY)
+        self.assertEqual(3, self.collect(max_age=5 * DAY).images)
+        self.collect(max_bytes=0)
+        self.assertEqual(set(), self.stored())
+        for kind in ("served", "bundle", "document", "signature"):
+            self.assertEqual([], finish(self.storage.list_records(kind)))
+
+    def test_it_goes_first(self) -> None:
+        """Images that are pulled by themselves stay when the index was not pulled for long."""
+        self.age(10 * DAY)
+        self.age(1 * DAY, *self.images_by_key()["one"])
+        self.assertEqual(2, self.collect(max_age=5 * DAY).images)
+        self.assertEqual({"one"}, self.images())
+        self.assert_sound()
+
+    def test_an_image_is_removed_by_hand(self) -> None:
+        """The index goes with the first of its images; the other one stays."""
+        inventory = self.inventory()
+        chosen = [each for each in inventory.stored_images() if each.keys == ["two"]]
+        run_blocking(purge(str(self.root), chosen, inventory, dry_run=False))
+        self.assertEqual({"one"}, self.images())
+        self.assertTrue(self.stored().isdisjoint(self.manifests))
+        self.assert_sound()
+
+    def test_it_counts_as_an_image(self) -> None:
+        """An index needs all that its images need; its platforms are told."""
+        images = {each.keys[0]: each for each in self.inventory().stored_images()}
+        one, two = images["one"], images["two"]
+        index = images["index"]
+        self.assertEqual(index.parts, {*one.manifests, *two.manifests})
+        self.assertEqual(index.needs, {*self.manifests, *one.needs, *two.needs})
+        self.assertEqual((), index.broken)
+        self.assertEqual([("index", "latest")], self.inventory().tags(index))
+
+    def test_without_a_record(self) -> None:
+        """An index that no record names is kept for as long as an image is."""
+        finish(self.storage.delete_record("image", "index"))
+        self.age(1 * DAY)
+        self.collect(max_age=5 * DAY)
+        self.assertTrue(self.stored().issuperset(self.manifests))
+        self.assert_sound()
+        self.age(10 * DAY)
+        self.collect(max_age=5 * DAY)
+        self.assertTrue(self.stored().isdisjoint(self.manifests))
+
+    def test_indexes_of_referrers(self) -> None:
+        """An index of what refers to a manifest is garbage like any blob that nothing names."""
+        body = b'{"manifests":[{"digest":"sha256:%s"}]}' % (b"0" * 64)
+        finish(self.storage.put(body, OCI_INDEX))
+        self.assertNotIn(digest_of(body), self.inventory().manifests)
+        self.age(10 * DAY)
+        self.collect()
+        self.assertNotIn(digest_of(body), self.stored())
 
 
 class PolicyTests(Unhurried):
@@ -434,11 +511,39 @@ class RaceTests(StoreCase):
         with os.fdopen(source.descriptor, "rb") as file:
             self.assertEqual(b"1" * 100_000, file.read())
 
+    def test_index_of_images_that_are_about_to_go(self) -> None:
+        """An index is whole whenever it is published, of images that are about to go."""
+        images = {"old": (b"1", b"2"), "other": (b"2", b"3")}
+        for policy in ({"max_bytes": 0}, {"max_age": 1.0}):
+            self.at_every_step(lambda: self.index("index", images), **policy)
+
+    def test_index_that_is_pulled_in_time_is_spared_whole(self) -> None:
+        """An index that is looked at while it is about to go keeps the images that it names."""
+        images = {"old": (b"1", b"2"), "other": (b"2", b"3")}
+        self.index("index", images)
+
+        def pull() -> None:
+            manifests = self.inventory().images.get("index")
+            if manifests is None:
+                self.index("index", images)
+                self.age()
+            else:
+                finish(self.storage.missing(manifests))
+
+        self.at_every_step(pull, max_bytes=0)
+
+    def publish(self, kind: str, name: str, layers: list[bytes]) -> None:
+        self.image(name, *layers)
+        if kind == "index":
+            self.index("index", {name: layers, "image-x": layers[:1]})
+
     @settings(max_examples=25)
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["publish", "pull", "age", "begin", "step", "abandon", "layer"]),
+                st.sampled_from(
+                    ["publish", "index", "pull", "age", "begin", "step", "abandon", "layer"]
+                ),
                 st.integers(0, 4),
                 st.sets(st.integers(0, 5), min_size=1, max_size=3),
             ),
@@ -455,8 +560,8 @@ class RaceTests(StoreCase):
             for action, number, parts in history:
                 layers = [b"layer %d" % part for part in sorted(parts)]
                 match action:
-                    case "publish":
-                        self.image(f"image-{number}", *layers)
+                    case "publish" | "index":
+                        self.publish(action, f"image-{number}", layers)
                     case "layer":
                         self.layer(layers[0])
                     case "pull":
@@ -503,6 +608,21 @@ class CrashTests(Unhurried):
             self.assertEqual({"new"}, self.images())
             self.assertNotIn(digest_of(b"1"), self.inventory().files)
             self.assertIn(digest_of(b"recent"), self.stored())
+
+    def test_crash_while_an_index_goes(self) -> None:
+        """Wherever a collection dies, no index names a manifest that is gone."""
+        index = self.index("index", {"one": (b"1",), "two": (b"2",)})
+        self.age()
+        with states_before_changes(self.root) as states:
+            self.collect(max_age=DAY)
+        self.assertGreater(len(states), 15)
+        for root in (*states, self.root):
+            self.root = root
+            self.storage = self.open_storage()
+            self.assert_sound()
+            self.collect(max_age=DAY)
+            self.assertEqual(set(), self.images())
+            self.assertTrue(self.stored().isdisjoint(index))
 
     def test_crash_among_what_is_attached(self) -> None:
         """Wherever a collection dies, no manifest that is attached lacks its blobs."""
