@@ -16,7 +16,7 @@ from demoset.package_set import SOURCE
 from tests.end_to_end.daemon import checkout
 from tests.end_to_end.processes import private_directory, run, wait_until
 
-__all__ = ["DEMO_SET", "ContentsSet", "PartialSet", "WatchedSet", "demo_set"]
+__all__ = ["DEMO_SET", "ContentsSet", "PartialSet", "PlatformSet", "WatchedSet", "demo_set"]
 
 DEMO_SET = "NIXERY_TEST_DEMO_SET"
 """Names a directory in which the demo set is, or will be, ready."""
@@ -102,6 +102,19 @@ class ContentsSet:
         bundle = self.host / "certificates/certs/ca-bundle.crt"
         bundle.parent.mkdir(parents=True)
         bundle.write_text("of the machine")
+
+
+class PlatformSet:
+    """A copy of ``platforms.nix``, of packages that were never built before."""
+
+    def __init__(self) -> None:
+        self.path = private_directory("platform-set")
+        (self.path / "bin").mkdir()
+        shutil.copy(demo_set() / "seeds" / "bin" / "busybox", self.path / "bin")
+        shutil.copy(Path(__file__).with_name("platforms.nix"), self.path / "default.nix")
+        (self.path / "settings.json").write_text(
+            json.dumps({"salt": secrets.token_hex(16), "host": f"{os.uname().machine}-linux"})
+        )
 
 
 class PartialSet:

@@ -1,0 +1,116 @@
+"""Tests of tags that serve several platforms, with the real Nix."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tests.end_to_end.case import EndToEndCase, Once, docker
+from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.images import check_image
+from tests.end_to_end.package_sets import PlatformSet
+from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST, Answer
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+CLIENTS = f"{DOCKER_MANIFEST}, {DOCKER_LIST}, {OCI_MANIFEST}, {OCI_INDEX}"
+
+HOST = f"{os.uname().machine}-linux"
+FOREIGN = "aarch64-linux" if HOST == "x86_64-linux" else "x86_64-linux"
+ARCHITECTURES = {"x86_64-linux": "amd64", "aarch64-linux": "arm64"}
+
+OPTIONS = ("--system", HOST, "--platforms", f"{FOREIGN},{HOST}")
+
+
+platform_set = Once(PlatformSet)
+registry = Once(lambda: Daemon(platform_set().path, name="platforms", options=OPTIONS).start())
+
+
+class PlatformTests(EndToEndCase):
+    """One registry whose tags are indexes; this machine builds for itself only."""
+
+    def index(self, name: str, daemon: Daemon | None = None) -> Answer:
+        answer = (daemon or registry()).registry.manifest(name, accept=CLIENTS)
+        self.assertEqual(answer.status, 200, answer.body)
+        self.assertEqual(answer.headers["content-type"], OCI_INDEX)
+        return answer
+
+    def named(self, index: Answer) -> Mapping[str, Any]:
+        """The descriptors of an index by their architectures."""
+        return {each["platform"]["architecture"]: each for each in index.json()["manifests"]}
+
+    def test_every_platform_has_its_files(self) -> None:
+        """One tag names an image for each platform, with files that were made for that one."""
+        index = self.index("portable")
+        named = self.named(index)
+        self.assertEqual(list(named), ["amd64", "arm64"])
+        client = registry().registry
+        for system, architecture in ARCHITECTURES.items():
+            answer = client.manifest("portable", named[architecture]["digest"])
+            self.assertEqual(len(answer.body), named[architecture]["size"])
+            image = check_image(answer.body, lambda digest: client.blob("portable", digest))
+            self.assertEqual(image.config["architecture"], architecture)
+            [text] = [
+                archive.extractfile(member).read()  # type: ignore[union-attr]  # it is a file
+                for member, archive in image.members()
+                if member.name.endswith("portable-1.0/share/portable")
+            ]
+            self.assertEqual(text.decode().strip(), system)
+            # Alone it is the same image.
+            alone = client.manifest(f"{architecture}/portable")
+            self.assertEqual(alone.body, answer.body)
+        head = client.head("/v2/portable/manifests/latest", accept=CLIENTS)
+        for header in ("content-type", "content-length", "docker-content-digest", "etag"):
+            self.assertEqual(head.headers[header], index.headers[header])
+        own = client.manifest("portable", accept="*/*")
+        self.assertEqual(own.headers["docker-content-digest"], named[ARCHITECTURES[HOST]]["digest"])
+        listed = client.manifest("portable", accept=DOCKER_LIST)
+        self.assertEqual(listed.headers["content-type"], DOCKER_LIST)
+        for each in listed.json()["manifests"]:
+            self.assertEqual(each["mediaType"], DOCKER_MANIFEST)
+            answer = client.manifest("portable", each["digest"], accept=OCI_MANIFEST)
+            self.assertEqual(answer.headers["content-type"], DOCKER_MANIFEST)
+
+    def test_docker_pulls_its_own(self) -> None:
+        """Docker pulls and runs the image of this machine's platform, of the same tag."""
+        image = f"{registry().address}/portable"
+        docker().pull(image).checked()
+        said = docker().run(image, "/bin/busybox", "cat", "/share/portable").checked().stdout
+        self.assertEqual(said.strip(), HOST)
+
+    def test_a_platform_that_cannot_be_had(self) -> None:
+        """Nobody builds the package for the other platform: the index says so."""
+        foreign, own = ARCHITECTURES[FOREIGN], ARCHITECTURES[HOST]
+        for name, words in (("native", f"built on {FOREIGN}"), ("local", "no package")):
+            index = self.index(name)
+            self.assertEqual(list(self.named(index)), [own])
+            [(key, reason)] = index.json()["annotations"].items()
+            self.assertEqual(key, f"nixery.platform.skipped.{foreign}")
+            self.assertIn(words, reason)
+            self.assertIn(words, registry().registry.manifest(f"{foreign}/{name}").message)
+        absent = registry().registry.manifest("nothing", accept=CLIENTS)
+        self.assertEqual((absent.status, absent.error["code"]), (404, "MANIFEST_UNKNOWN"))
+
+    def test_another_configuration(self) -> None:
+        """After a restart digests are the same; where nothing may be missing, the pull fails."""
+        directory = registry().directory
+        before = {name: self.index(name) for name in ("portable", "native")}
+        first = Daemon(platform_set().path, name="first", options=OPTIONS, directory=directory)
+        registry().stop()
+        daemon = first.start()
+        for name, index in before.items():
+            self.assertEqual(self.index(name, daemon).body, index.body)
+        daemon.stop()
+        strict = (*OPTIONS, "--platforms-missing", "fail")
+        daemon = Daemon(
+            platform_set().path, name="strict", options=strict, directory=directory
+        ).start()
+        self.addCleanup(registry().start)
+        self.addCleanup(daemon.stop)
+        self.assertEqual(self.index("portable", daemon).body, before["portable"].body)
+        refused = daemon.registry.manifest("native", accept=CLIENTS)
+        self.assertEqual(refused.status, 422)
+        self.assertIn(f"built on {FOREIGN}", refused.message)
+        self.assertEqual(json.loads(daemon.registry.get("/images").body)["total"], 3)
