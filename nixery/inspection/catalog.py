@@ -9,6 +9,7 @@ this registry served are found.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from nixery.builds.documents import DOCUMENTS, read_attachments
 from nixery.builds.image_cache import ImageCache
 from nixery.errors import NixeryError
 from nixery.image.image_index import ImageIndex
-from nixery.image.manifests import Image, Manifest
+from nixery.image.manifests import MANIFEST_TYPES, Image, Manifest
 from nixery.image.names import Digest, ImageName, Tag
 from nixery.inspection.image_list import (
     ImageEntry,
@@ -39,7 +40,7 @@ from nixery.inspection.manifest_summary import summarize_manifest
 from nixery.inspection.page_data import PageData, make_page_data, summary_page_data
 from nixery.inspection.report import make_report
 from nixery.inspection.report_file import encode_report
-from nixery.pulls.tag_records import SERVED, tag_record_key
+from nixery.pulls.tag_records import MEMBERS, SERVED, member_record_key, tag_record_key
 from nixery.runtime.clocks import WallClock
 from nixery.runtime.deferreds import TimedOut, gather, with_timeout
 from nixery.runtime.single_flight import SingleFlight
@@ -213,6 +214,25 @@ class ImageCatalog:
         if record is None:
             return None
         return await self.image_cache.get(record.decode("ascii", "replace"), record_use=False)
+
+    async def find_served(self, name: ImageName, digest: Digest) -> Manifest | None:
+        """
+        Return a manifest that was served for a name under any tag; ``None`` if there was none, or
+        it is gone.
+
+        :param digest: of the manifest of an image; that of an index finds nothing.
+        :raises StorageError: the storage failed.
+        """
+        if await self.storage.get_record(MEMBERS, member_record_key(name, digest)) is None:
+            return None
+        try:
+            body = await self.storage.read(digest, record_use=False)
+            media_type = json.loads(body)["mediaType"]
+        except (BlobUnknown, KeyError, TypeError, ValueError):
+            return None
+        if media_type not in MANIFEST_TYPES:
+            return None
+        return Manifest(media_type=media_type, digest=digest, body=body)
 
     async def page_data(self, manifest: Manifest) -> PageData:
         """

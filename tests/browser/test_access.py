@@ -49,7 +49,8 @@ class AccessTests(BrowserCase):
 
     def test_list_of_images_large_one_with_answer_its_paths_and_one_that_is_not(self) -> None:
         """The list of images, a large one with an answer, its paths, and one that is not."""
-        self.assertEqual(200, watched_registry().registry.manifest("estate").status)
+        for image in ("estate", "hostile"):
+            self.assertEqual(200, watched_registry().registry.manifest(image).status)
         self.allow("/images/nobody/has:latest", 404)
         self.allow("/nowhere", 404)
         self.judge(
@@ -57,6 +58,7 @@ class AccessTests(BrowserCase):
                 "/images",
                 "/images/estate:latest?why=part27",
                 "/images/estate:latest/paths?q=part2",
+                "/images/estate:latest/compare?with=hostile",
                 "/images/nobody/has:latest",
                 "/nowhere",
             ]

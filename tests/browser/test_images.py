@@ -126,6 +126,22 @@ class ImageTests(BrowserCase):
         page.click("#paths tbody a[href*='#layer-']")
         page.wait("#layers-list details[open]")
 
+    def test_images_are_compared_without_javascript(self) -> None:
+        """The page of an image leads to its comparison with another one, and to the other way."""
+        page = self.browser
+        self.assertEqual(200, watched_registry().registry.manifest("known/estate").status)
+        with page.without_scripts():
+            self.visit(watched_registry(), "/images/known/estate:latest")
+            page.type("#compare-with", "estate")
+            page.click("#compare-form button")
+            page.wait("#compare-title", "estate:latest")
+            page.wait("#added [data-package=known]")
+            page.wait("#partial", "zstd-chunked")
+            self.assertGreater(int(str(page.find("#new-layers").get_attribute("data-bytes"))), 0)
+            page.click("#compare-swap")
+            page.wait("#removed [data-package=known]")
+        self.assertEqual([], page.find_all("#updated, #rebuilt, #added"))
+
     def test_command_that_pulls_by_digest_names_what_is_served(self) -> None:
         """The command that pulls by digest names what is served."""
         registry = watched_registry().registry

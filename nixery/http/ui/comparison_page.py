@@ -1,5 +1,6 @@
 """
-Serve the comparison of two images, ``/images/NAME:TAG/compare?with=NAME:TAG``.
+Serve the comparison of two images, ``/images/NAME:TAG/compare?with=NAME:TAG``; the other one may
+also be named by its digest, ``NAME@sha256:...``, since a tag may have moved on.
 
 It tells what changes for a client that has the image ``with`` and pulls the other one.  An image
 that the client may not see is answered as one that was never pulled; nothing is built.
@@ -18,7 +19,14 @@ from nixery.http.ui.image_views import place, related_images
 from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
 from nixery.http.visibility import VisibilityRules
 from nixery.image.manifests import Manifest
-from nixery.image.names import Digest, ImageName, Tag, parse_image_name, parse_tag
+from nixery.image.names import (
+    Digest,
+    ImageName,
+    Tag,
+    parse_digest,
+    parse_image_name,
+    parse_tag,
+)
 from nixery.inspection.comparison import Comparison, PackageChange
 from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData
@@ -31,6 +39,9 @@ class _Catalog(Protocol):
 
     async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
         """Return the manifest that was last served for a name and a tag."""
+
+    async def find_served(self, name: ImageName, digest: Digest) -> Manifest | None:
+        """Return a manifest that was served for a name under any tag."""
 
     async def page_data(self, manifest: Manifest) -> PageData:
         """Return all data for the page of an image."""
@@ -81,27 +92,24 @@ class ComparisonPage:
 
         :raises InvalidName: the query names none.
         :raises InvalidReference: the query has a tag that is none.
+        :raises InvalidDigest: the query has a digest that is none.
         """
         new = await self._find(request, name, tag)
         if new is None:
-            return self._unknown(request, name, tag)
+            return self._unknown(request, f"{name.repository}:{tag}")
         arguments: Sequence[bytes] = (request.args or {}).get(b"with", [b""])
         text = arguments[-1].decode("utf-8", "replace").strip()
         if not text:
             if not wants_html(request):
                 return self._pages.error(request, 400, "say which image to compare: ?with=NAME:TAG")
             return await self._answer(request, name, tag, new)
-        text = text.removeprefix(f"{self._pages.address}/")
-        other_name, _, other_tag = text.partition(":")
-        other = (
-            parse_image_name(other_name, self._system, self._platforms),
-            parse_tag(other_tag or "latest"),
-        )
-        old = await self._find(request, *other)
-        label = f"{other[0].repository}:{other[1]}"
+        other, reference = self._parse(text)
+        separator = "@" if ":" in reference else ":"
+        label = f"{other.repository}{separator}{reference}"
+        old = await self._find(request, other, reference)
         if old is None:
             if not wants_html(request):
-                return self._unknown(request, *other)
+                return self._unknown(request, label)
             return await self._answer(request, name, tag, new, label, status=404)
         comparison = await self._comparer.compare(old, new)
         if client_disconnected(request):
@@ -111,24 +119,39 @@ class ComparisonPage:
                 request,
                 {
                     "image": _image(name, tag, new),
-                    "with": _image(*other, old),
+                    "with": _image(other, None if separator == "@" else reference, old),
                     **_comparison_data(comparison),
                 },
             )
         return await self._answer(request, name, tag, new, label, comparison)
 
-    async def _find(self, request: Request, name: ImageName, tag: Tag) -> Manifest | None:
+    def _parse(self, text: str) -> tuple[ImageName, Tag | Digest]:
+        """
+        Parse the name of an image as people paste it: with the registry, with both tag and digest.
+
+        :raises InvalidName: the name is outside the grammar.
+        :raises InvalidReference: the tag is outside the grammar.
+        :raises InvalidDigest: the digest is none.
+        """
+        text, _, digest = text.removeprefix(f"{self._pages.address}/").partition("@")
+        repository, _, tag = text.partition(":")
+        name = parse_image_name(repository, self._system, self._platforms)
+        return name, parse_digest(digest) if digest else parse_tag(tag or "latest")
+
+    async def _find(
+        self, request: Request, name: ImageName, reference: Tag | Digest
+    ) -> Manifest | None:
         """Return the manifest of an image that the client may see."""
         if not self._visibility.may_see(request, name.repository):
             return None
-        return await self._catalog.find(name, tag)
+        if ":" in reference:
+            return await self._catalog.find_served(name, Digest(reference))
+        return await self._catalog.find(name, Tag(reference))
 
-    def _unknown(self, request: Request, name: ImageName, tag: Tag) -> bytes | None:
+    def _unknown(self, request: Request, label: str) -> bytes | None:
         if client_disconnected(request):
             return None
-        return self._pages.error(
-            request, 404, f"{name.repository}:{tag} has not been pulled from here yet"
-        )
+        return self._pages.error(request, 404, f"{label} has not been pulled from here yet")
 
     async def _answer(
         self,
@@ -162,13 +185,14 @@ class ComparisonPage:
             label=label,
             other=other,
             base=place(label),
-            other_base=place(other),
+            # There is no page of an image by its digest.
+            other_base="" if "@" in other else place(other),
             related=related_images(label, page_data.report, visible),
             comparison=comparison,
         )
 
 
-def _image(name: ImageName, tag: Tag, manifest: Manifest) -> Mapping[str, str]:
+def _image(name: ImageName, tag: str | None, manifest: Manifest) -> Mapping[str, str | None]:
     return {"name": name.repository, "tag": tag, "digest": manifest.digest}
 
 

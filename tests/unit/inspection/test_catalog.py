@@ -20,6 +20,7 @@ from nixery.inspection.image_list import decode_entry
 from nixery.inspection.page_data import PageData
 from nixery.pulls.images import ImageService
 from nixery.storage.filesystem.backend import FilesystemStorage
+from nixery.storage.interface import ByteRange
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.support.builds import LATEST, BuilderCase, CountingStorage
 
@@ -100,6 +101,22 @@ class ImageCatalogTests(BuilderCase):
             page_data = self.now(self.catalog.page_data(image.manifests[0]))
             self.assertTrue(page_data.has_report)
 
+    def test_manifest_is_found_by_the_name_that_it_was_served_for(self) -> None:
+        """A manifest is found by its digest for its own name alone, while it is stored."""
+        image = self.build("git")
+        name, other = parse_image_name("git", SYSTEM), parse_image_name("bash", SYSTEM)
+        for manifest in image.manifests:
+            self.assertEqual(manifest, self.now(self.catalog.find_served(name, manifest.digest)))
+            self.assertIsNone(self.now(self.catalog.find_served(other, manifest.digest)))
+        manifest = image.manifests[0]
+        [_, layer, *_] = manifest.blobs()
+        self.assertIsNone(self.now(self.catalog.find_served(name, layer.digest)))
+        multi = parse_image_name("multi/git", SYSTEM)
+        index = self.now(self.service.get_image(multi, LATEST))
+        self.assertIsNone(self.now(self.catalog.find_served(multi, index.manifests[0].digest)))
+        self.storage.lose(manifest.digest)
+        self.assertIsNone(self.now(self.catalog.find_served(name, manifest.digest)))
+
     def test_looking_at_an_image_is_no_pull(self) -> None:
         """Its blobs' last use stays as it is, and the next pull is still recorded."""
         root = self.directory / "images"
@@ -123,6 +140,14 @@ class ImageCatalogTests(BuilderCase):
         for _ in range(2):
             self.assertIsNotNone(self.page_data("git"))
             self.clock.advance(RECHECK_INTERVAL_SECONDS)
+        name = parse_image_name("git", SYSTEM)
+        manifest = self.now(self.catalog.find(name, LATEST))
+        assert manifest is not None
+        self.assertEqual(manifest, self.now(self.catalog.find_served(name, manifest.digest)))
+        layer = manifest.blobs()[1].digest
+        self.assertEqual(
+            2, len(self.now(self.storage.read_part(layer, ByteRange(start=1, stop=3))))
+        )
         self.assertEqual(0, used())
         self.assertIsNotNone(self.page_data("git"))
         self.build("git")

@@ -205,6 +205,22 @@ class ComparisonPageTests(SynchronousTestCase):
         self.page("?with=reg.example:8080/shell/git:v1")
         self.page("?with=%20shell/git%20")
 
+    def test_image_whose_tag_has_moved_on_is_named_by_its_digest(self) -> None:
+        """A digest finds what was served for its name, and nothing of hidden names."""
+        old = self.catalog.page_data_of.pop(("shell/git", "v1")).report
+        self.catalog.page_data_of["shell/git", old.digest] = make_page_data(encode_report(old))
+        query = f"?with=shell/git:latest@{old.digest}"
+        tags = Tags(self.page(query))
+        self.assertIn("updated", {each.get("id") for _, each in tags.found})
+        self.assertFalse([each for _, each in tags.found if each.get("id") == "compare-swap"])
+        value = json.loads(self.ask(PAGE + query, JSON).body)
+        self.assertEqual({"name": "shell/git", "tag": None, "digest": old.digest}, value["with"])
+        for other in (f"git@{old.digest}", f"shell/git@{digest('absent')}"):
+            self.assertIn("has not been pulled", self.page(f"?with={other}", 404))
+        self.assertEqual(400, self.ask(f"{PAGE}?with=shell/git@sha256:1").status)
+        self.veil.hidden.add("shell/git")
+        self.assertEqual(404, self.ask(PAGE + query, JSON).status)
+
     def test_names_that_are_none_are_refused(self) -> None:
         """What is no name of an image is an error, whose text is escaped."""
         for query, status in {

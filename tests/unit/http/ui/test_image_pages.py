@@ -51,6 +51,9 @@ class FakeCatalog:
         page_data = self.page_data_of.get((name.repository, tag))
         return None if page_data is None else evolve(OCI, digest=page_data.report.digest)
 
+    async def find_served(self, name: ImageName, digest: Digest) -> Manifest | None:
+        return await self.find(name, Tag(digest))
+
     async def page_data(self, manifest: Manifest) -> PageData:
         [found] = [
             each for each in self.page_data_of.values() if each.report.digest == manifest.digest
