@@ -253,7 +253,7 @@ class Build:
             id=self.id,
             image=self.name.repository,
             tag=self.tag,
-            system=self.name.system,
+            system=", ".join(self.name.platforms) or self.name.system,
             state=self._state,
             position=self._position,
             started_at=self.started_at,

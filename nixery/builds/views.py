@@ -100,6 +100,7 @@ class BuildView:
 
     :param id: cannot be guessed.
     :param image: the name as the first client that requested it wrote it.
+    :param system: the Nix system, or those of an index, separated by commas.
     :param position: its place in the queue, 1 for the next, while it is queued.
     :param started_at: the time when it was requested.
     :param elapsed: seconds from then until now, or until it ended.

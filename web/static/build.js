@@ -36,19 +36,21 @@ function show(build) {
 function counts(all) {
   for (const count of all) {
     if (!count.expected) continue;
-    const id = `live-${count.phase}-${count.unit}`;
+    const platform = count.platform ?? ""; // of an index
+    const id = `live-${platform}-${count.phase}-${count.unit}`;
+    const phase = platform ? `${platform}, ${count.phase}` : count.phase;
     const bytes = count.unit === "bytes";
     const text = bytes
-      ? `${count.phase}: ${size(count.done)} of ${size(count.expected)}`
-      : `${count.phase}: ${count.done} of ${count.expected} ${count.unit}`;
+      ? `${phase}: ${size(count.done)} of ${size(count.expected)}`
+      : `${phase}: ${count.done} of ${count.expected} ${count.unit}`;
     let made = by(id);
     if (!made) {
       // What the server made of it has another id.
       for (const old of by("counts").children) {
-        if (old.dataset.phase === count.phase && old.dataset.unit === count.unit) old.remove();
+        if (old.dataset.phase === count.phase && old.dataset.unit === count.unit && old.dataset.platform === platform) old.remove();
       }
       made = element("progress", { id });
-      by("counts").append(element("div", { class: "count", "data-phase": count.phase, "data-unit": count.unit },
+      by("counts").append(element("div", { class: "count", "data-phase": count.phase, "data-unit": count.unit, "data-platform": platform },
         element("label", { for: id }), made));
     }
     made.max = count.expected;
@@ -70,7 +72,7 @@ function lanes(build) {
     const width = Math.min(Math.max(Math.round(seconds * scale), 3), 1000);
     const x = Math.min(Math.max(Math.round((begun - first) * scale), 0), 1000 - width);
     return element("tr", { "data-phase": stage.phase },
-      element("th", { scope: "row" }, stage.phase),
+      element("th", { scope: "row" }, stage.platform ? `${stage.platform}, ${stage.phase}` : stage.phase),
       element("td", { class: "number" }, duration(seconds)),
       element("td", { class: "lane" },
         element("svg:svg", { viewBox: "0 0 1000 20", preserveAspectRatio: "none", "aria-hidden": "true" },

@@ -187,12 +187,14 @@ class TimelineLane:
     """
     A stage of a build in the timeline, drawn to scale.
 
+    :param platform: of a stage of an index, its platform; else empty.
     :param begin: its start, in thousandths of the whole.
     :param width: its duration, in thousandths of the whole.
     :param seconds: its duration, so far if it still runs.
     """
 
     phase: Phase
+    platform: str
     begin: int
     width: int
     seconds: float
@@ -215,6 +217,7 @@ def timeline(build: BuildView) -> tuple[TimelineLane, ...]:
         lanes.append(
             TimelineLane(
                 phase=stage.phase,
+                platform=stage.platform,
                 begin=begin,
                 width=min(width, 1000 - begin),
                 seconds=seconds,
