@@ -195,7 +195,10 @@ def canonical_repository(repository: str) -> str:
         set(components[len(meta) :]),
         key=lambda component: (component in _META_PACKAGES, component),
     )
-    return "/".join([*sorted(set(meta)), *packages])
+    # Of those that choose a system, the last one counts.
+    chosen = [component for component in meta if component != "shell"][-1:]
+    kept = {"shell"}.intersection(meta)
+    return "/".join([*chosen, *kept, *packages])
 
 
 def parse_reference(text: str) -> Tag | Digest:

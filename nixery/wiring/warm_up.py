@@ -32,8 +32,9 @@ def make_warm_up(
         # The revision of other sources is unknown without a request to another host.
         if isinstance(config.source, PathSource):
             package_set = await sources.fetch(await sources.resolve(LATEST))
-            nix.prepare_evaluation(package_set, config.system)
-            await nix.recall_names(package_set, config.system)
+            for system in config.platforms or (config.system,):
+                nix.prepare_evaluation(package_set, system)
+                await nix.recall_names(package_set, system)
 
     async def start() -> None:
         for preparation in (

@@ -48,6 +48,84 @@ class ProgressTestCase(SynchronousTestCase):
             self.events.append(event)
 
 
+class PartTests(ProgressTestCase):
+    """Tests of the build of an index, which has a part for each platform."""
+
+    def begin(self) -> Build:
+        self.name = parse_image_name("multi/git", "x86_64-linux")
+        build = self.tracker.begin(self.name, Tag("v1"))
+        self.amd64, self.arm64 = (
+            build.part(self.name.for_system(system)) for system in self.name.platforms
+        )
+        return build
+
+    def test_stages_and_counts_of_all_platforms(self) -> None:
+        """A stage and a count say their platform; stages are in the order of their times."""
+        self.amd64.phase(Phase.EVALUATING)
+        self.clock.advance(1)
+        self.arm64.phase(Phase.EVALUATING)
+        self.clock.advance(1)
+        self.amd64.phase(Phase.PACKING)
+        self.amd64.count(Phase.PACKING, 1, 3, "layers")
+        self.arm64.count(Phase.PACKING, 2, 5, "layers")
+        self.amd64.derivation("/nix/store/x.drv")
+        view = self.build.view()
+        self.assertEqual(
+            [(stage.platform, stage.phase, stage.started_at) for stage in view.stages],
+            [
+                ("amd64", Phase.EVALUATING, BEGUN),
+                ("arm64", Phase.EVALUATING, BEGUN + 1),
+                ("amd64", Phase.PACKING, BEGUN + 2),
+            ],
+        )
+        self.assertEqual(
+            [(count.platform, count.done, count.expected) for count in view.counts],
+            [("amd64", 1, 3), ("arm64", 2, 5)],
+        )
+        self.assertEqual(view.derivation, "/nix/store/x.drv")
+        self.assertEqual(view.system, "x86_64-linux, aarch64-linux")
+        self.assertEqual(
+            view.describe_activity(), "amd64: packing, 1 of 3 layers; arm64: evaluating"
+        )
+        self.assertEqual(self.tracker.overview(), (view,))
+
+    def test_it_waits_if_all_of_it_waits(self) -> None:
+        """The build is queued while no platform's turn has come, and at the best place."""
+        self.amd64.set_queued(4)
+        self.assertIs(self.build.view().state, BuildState.RUNNING)
+        self.arm64.set_queued(3)
+        view = self.build.view()
+        self.assertEqual((view.state, view.position), (BuildState.QUEUED, 3))
+        self.amd64.finish_part()
+        self.assertEqual(self.build.view().position, 3)
+        self.arm64.set_running()
+        self.assertIs(self.build.view().state, BuildState.RUNNING)
+
+    def test_platform_of_another_build(self) -> None:
+        """The stages of another build that makes the image of a platform are shown as its own."""
+        other = self.tracker.begin(self.name.for_system("aarch64-linux"), Tag("v1"))
+        other.phase(Phase.EVALUATING)
+        self.clock.advance(1)
+        other.phase(Phase.BUILDING)
+        self.arm64.follow(other)
+        self.assertEqual(self.build.view().describe_activity(), "arm64: building")
+        self.assertEqual(self.arm64.pin().id, self.build.id)
+
+    def test_end(self) -> None:
+        """A build of which any part has made something is kept, and no stage goes on."""
+        self.amd64.phase(Phase.BUILDING)
+        self.build.succeed(DIGEST)
+        self.clock.advance(5)
+        [view] = self.tracker.overview()
+        self.assertEqual((view.state, view.stages[0].ended_at), (BuildState.SUCCEEDED, BEGUN))
+
+    def test_nothing_was_made(self) -> None:
+        """One that has only looked up what is known is forgotten."""
+        self.amd64.phase(Phase.EVALUATING)
+        self.build.succeed(DIGEST)
+        self.assertEqual(self.tracker.overview(), ())
+
+
 class BuildTests(ProgressTestCase):
     """Tests of a build's view: its state, phases, counts and log."""
 

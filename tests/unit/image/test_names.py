@@ -230,6 +230,7 @@ class CanonicalRepositoryTests(SynchronousTestCase):
             ("git", "git"),
             ("zsh/git/zsh", "git/zsh"),
             ("arm64/shell/shell/htop/git", "arm64/shell/git/htop"),
+            ("shell/arm64/multi/amd64/git/multi", "amd64/shell/git/multi"),
             ("shell/arm64", "arm64/shell"),
             ("zsh/shell", "zsh/shell"),
             ("shell/zsh/shell/git", "shell/git/zsh/shell"),
@@ -237,7 +238,10 @@ class CanonicalRepositoryTests(SynchronousTestCase):
             self.assertEqual(canonical_repository(name), expected)
 
     @given(
-        names=st.lists(st.sampled_from(["shell", "arm64", "git", "zsh", "attr--61"]), min_size=1)
+        names=st.lists(
+            st.sampled_from(["shell", "amd64", "arm64", "multi", "git", "zsh", "attr--61"]),
+            min_size=1,
+        )
     )
     def test_it_means_the_same(self, names: list[str]) -> None:
         """The canonical name requests what the name requests, and is its own canonical name."""

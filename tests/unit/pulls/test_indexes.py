@@ -239,6 +239,21 @@ class IndexTests(IndexCase):
         self.assertNotEqual(self.index(), first)
         self.assertEqual(len(self.nix.realisations), 4)
 
+    def test_stale_index(self) -> None:
+        """The index of the old revision is served as a whole while the new one is being made."""
+        self.stale_while_revalidate = 60.0
+        self.restart()
+        first = self.index()
+        gate: Deferred[None] = Deferred()
+        self.nix.before_realise = lambda: gate
+        self.nix.packages = [evolve(each, version="2.0") for each in self.nix.packages]
+        self.sources.revisions["latest"] = self.commit("two")
+        self.assertEqual(self.index(), first)
+        gate.callback(None)
+        second = self.index()
+        for system in (AMD64, ARM64):
+            self.assertNotEqual(second.images[system], first.images[system])
+
     def test_head_and_get(self) -> None:
         """The evaluations of a HEAD are used by the GET that follows."""
         self.sources.revisions["latest"] = evolve(self.commit("one"), pinned=False)
