@@ -65,11 +65,26 @@ class ImageIndex(Image):
     skipped: Mapping[str, str] = field(factory=dict, hash=False)
     digests: frozenset[Digest] = field(init=False, eq=False, repr=False)
 
+    _by_type: Mapping[str, tuple[Manifest, ...]] = field(init=False, eq=False, repr=False)
+
     @digests.default
     def _digests(self) -> frozenset[Digest]:
         """Return all blobs that must be stored: those of the images, and the index."""
         own = {manifest.digest for manifest in self.manifests}
         return frozenset(own.union(*(image.digests for image in self.images.values())))
+
+    @_by_type.default
+    def _group_by_type(self) -> Mapping[str, tuple[Manifest, ...]]:
+        # Not for each request: answers from memory are to cost no more than those of an image.
+        return {
+            index_type: tuple(
+                manifest
+                for image in self.images.values()
+                for manifest in image.manifests
+                if manifest.media_type == manifest_type
+            )
+            for index_type, manifest_type in _MANIFEST_TYPES.items()
+        }
 
     @property
     def all_manifests(self) -> tuple[Manifest, ...]:
@@ -93,9 +108,8 @@ class ImageIndex(Image):
         return image
 
     def named_manifests(self, index: Manifest) -> tuple[Manifest, ...]:
-        """Return the manifests that one of its forms names."""
-        media_type = _MANIFEST_TYPES[index.media_type]
-        return tuple(each for each in self.all_manifests if each.media_type == media_type)
+        """Return the manifests that one of its forms names; none if it is no form of it."""
+        return self._by_type.get(index.media_type, ())
 
     def choose_manifest(self, accepted: Collection[str]) -> Manifest:
         """

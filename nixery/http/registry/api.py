@@ -229,7 +229,7 @@ class Registry:
         manifest = image.choose_manifest(accepted)
         set_headers(request, {b"Vary": b"Accept"})
         self._manifests.keep(manifest)
-        if isinstance(image, ImageIndex) and manifest in image.manifests:
+        if isinstance(image, ImageIndex):
             for named in image.named_manifests(manifest):
                 self._manifests.keep(named)
         return self._manifest(request, manifest)
