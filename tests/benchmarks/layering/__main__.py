@@ -16,7 +16,16 @@ from attrs import AttrsInstance, asdict, frozen
 
 from nixery.layers.grouping import Strategy as Layering
 from tests.benchmarks.layering import fresh, peers, study, workload
-from tests.benchmarks.layering.measures import LEAF_PATHS, Costs, Leaf, Strategy, costs, leaf
+from tests.benchmarks.layering.measures import (
+    LEAF_PATHS,
+    TABLES,
+    Costs,
+    Leaf,
+    Strategy,
+    costs,
+    leaf,
+    own_changes,
+)
 from tests.benchmarks.layering.ours import Ours, seconds_for
 from tests.benchmarks.layering.study import CASES, Case
 from tests.benchmarks.layering.workload import Data
@@ -104,12 +113,16 @@ class Scored:
     The cost of a strategy in one case.
 
     :param pull: a multiple of one layer per path.
+    :param partial_most: by partial pulls at most, a multiple of the same.
+    :param partial_least: by partial pulls at least, a multiple of the same.
     :param chain: a multiple of one layer.
     :param storage: a multiple of one layer per path.
     """
 
     costs: Costs
     pull: float
+    partial_most: float
+    partial_least: float
     chain: float
     storage: float
 
@@ -133,11 +146,26 @@ def compare(strategies: Mapping[str, Strategy], data: Data) -> Rows:
         }
         for name, strategy in strategies.items()
     }
+    # Files are fetched of whatever layer they are in: as if each path had one.
+    files = {
+        (images, budget): costs(
+            [
+                PEERS[IDEAL](data.packages.closure(image), budget)
+                for image in data.clients[images].images
+            ],
+            data.clients[images],
+            own_changes(data),
+        ).pull
+        / found[IDEAL][images, budget].pull
+        for images, budget in CASES
+    }
     return {
         name: {
             case: Scored(
                 costs=cost,
                 pull=cost.pull / found[IDEAL][case].pull,
+                partial_most=1 + TABLES * cost.pull / found[IDEAL][case].pull,
+                partial_least=files[case] + TABLES * cost.pull / found[IDEAL][case].pull,
                 chain=cost.chain / found[WHOLE][case].chain,
                 storage=cost.storage / found[IDEAL][case].storage,
             )
@@ -212,14 +240,17 @@ def leaf_checks(leaves: Mapping[Case, Leaf]) -> Iterable[Check]:
 
 def table(rows: Rows) -> str:
     lines = [
-        "Pull and storage: multiples of one layer per path; chain: of one layer.",
+        "Pull, partial and storage: multiples of one layer per path; chain: of one layer.",
+        "Partial: by partial pulls of zstd:chunked layers, at least and at most.",
         "",
-        f"{'':24}" + "".join(f"{_case(case):^34}" for case in CASES),
-        f"{'':24}" + f"{'pull':>8}{'chain':>7}{'stored':>8}{'layers':>8}   " * len(CASES),
+        f"{'':24}" + "".join(f"{_case(case):^47}" for case in CASES),
+        f"{'':24}"
+        + f"{'pull':>8}{'partial':>13}{'chain':>8}{'stored':>8}{'layers':>8}   " * len(CASES),
     ]
     for name, cases in rows.items():
         cells = "".join(
-            f"{scored.pull:8.3f}{scored.chain:7.3f}{scored.storage:8.2f}"
+            f"{scored.pull:8.3f}  {scored.partial_least:5.3f}-{scored.partial_most:5.3f}"
+            f"{scored.chain:8.3f}{scored.storage:8.2f}"
             f"{scored.costs.layers:8.1f}   "
             for scored in (cases[case] for case in CASES)
         )
