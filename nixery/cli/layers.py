@@ -10,6 +10,7 @@ layers are packed, and the output is discarded.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -69,6 +70,7 @@ class _Arguments:
     :param popularity_file: a file of popularity data, if not those of the daemon.
     :param svg_file: the file that the picture is written to.
     :param max_paths: maximum number of store paths that are named for each layer.
+    :param as_json: true to print JSON.
     """
 
     name: ImageName
@@ -77,6 +79,7 @@ class _Arguments:
     popularity_file: Path | None
     svg_file: Path | None
     max_paths: int | None
+    as_json: bool
 
 
 def layers(arguments: Sequence[str] | None = None) -> None:
@@ -116,6 +119,7 @@ def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         " may be repeated",
     )
     parser.add_argument("--svg", metavar="FILE", type=Path, help="draw a picture into this file")
+    parser.add_argument("--json", action="store_true", help="print JSON, with every store path")
     parser.add_argument("--all-paths", action="store_true", help="name every store path")
     parser.add_argument(
         "--strategy",
@@ -162,6 +166,7 @@ def _read_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> 
         popularity_file=options.popularity,
         svg_file=options.svg,
         max_paths=None if options.all_paths else 6,
+        as_json=options.json,
     )
 
 
@@ -190,14 +195,32 @@ async def _show_layers(reactor: Any, workers: Workers, arguments: _Arguments) ->
     for other, other_plan in plans.items():
         for group in other_plan:
             images_by_paths[group.paths].append(other)
+    image, chunked = arguments.name.repository, compression.kind == "zstd-chunked"
     drawn_layers = [
         DrawnLayer.from_group(group, size=size, shared_with=images_by_paths[group.paths])
         for group, size in zip(image_plan, sizes, strict=True)
     ]
-    image = arguments.name.repository
-    sys.stdout.write(draw_text(image, drawn_layers, max_paths=arguments.max_paths))
-    chunked = compression.kind == "zstd-chunked"
-    sys.stdout.write(draw_downloads(image, downloads, chunked=chunked))
+    if arguments.as_json:
+        value = {
+            "image": image,
+            "compression": compression.label,
+            "layers": [
+                {
+                    "title": group.leader.name,
+                    "size": size,
+                    "unpacked": group.nar_size,
+                    "reason": group.reason,
+                    "paths": [path.path for path in group.paths],
+                    "shared_with": images_by_paths[group.paths],
+                }
+                for group, size in zip(image_plan, sizes, strict=True)
+            ],
+            "downloads": [each.json() for each in downloads],
+        }
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    else:
+        sys.stdout.write(draw_text(image, drawn_layers, max_paths=arguments.max_paths))
+        sys.stdout.write(draw_downloads(image, downloads, chunked=chunked))
     if arguments.svg_file is not None:
         await workers.run(_write, arguments.svg_file, draw_svg(image, drawn_layers))
 

@@ -59,6 +59,16 @@ class Download:
     size: int
     partial: PartialPull
 
+    def json(self) -> dict[str, object]:
+        """Return it as JSON, for programs."""
+        return {
+            "present": self.present,
+            "layers": self.layers,
+            "new_layers": self.new_layers,
+            "size": self.size,
+            "partial_pull": self.partial.json(),
+        }
+
 
 def pack_chunked(paths: Sequence[str], *, level: int, store: str = STORE) -> ChunkedLayer:
     """

@@ -56,6 +56,17 @@ class PartialPull:
         """All bytes that are fetched on a file system with reflinks."""
         return self.tables + self.chunks + self.whole
 
+    def json(self) -> dict[str, int]:
+        """Return it as JSON, for programs."""
+        return {
+            "size": self.size,
+            "size_with_reflinks": self.reflink_size,
+            "tables": self.tables,
+            "whole_layers": self.whole,
+            "new_files": self.new_files,
+            "files": self.all_files,
+        }
+
 
 @define(kw_only=True, eq=False)
 class PullCounter:

@@ -295,6 +295,22 @@ class SetTests(CommandTests):
         self.assertIn("Download of dependent where plain is present:", result.stdout)
         self.assertRegex(result.stdout, r"whole layers +[0-9]+ B  1 of 2 layers are new")
         self.assertRegex(result.stdout, r"partial pull +[0-9.]+ k?B  1 of 1 files are new \(if")
+        printed = json.loads(
+            self.succeed(*LAYERS, "dependent", "--with", "plain", *common, "--json").stdout
+        )
+        self.assertEqual(
+            [["plain"], []],
+            sorted((each["shared_with"] for each in printed["layers"]), reverse=True),
+        )
+        [download] = printed["downloads"]
+        self.assertEqual(
+            ("plain", 1, 2), (download["present"], download["new_layers"], download["layers"])
+        )
+        self.assertEqual(
+            sum(each["size"] for each in printed["layers"] if not each["shared_with"]),
+            download["size"],
+        )
+        self.assertEqual(1, download["partial_pull"]["new_files"])
         one = self.succeed(*LAYERS, "dependent", "--layer-budget", "1", *common).stdout
         self.assertIn("dependent: 1 layer, ", one)
         other = self.succeed(*LAYERS, "dependent", "--strategy", "dominators").stdout

@@ -217,16 +217,7 @@ def _comparison_data(comparison: Comparison) -> Mapping[str, object]:
             ],
             "new_size": comparison.new_size,
         },
-        "partial_pull": partial
-        and {
-            "chunked_layers": comparison.chunked,
-            "size": partial.size,
-            "size_with_reflinks": partial.reflink_size,
-            "tables": partial.tables,
-            "whole_layers": partial.whole,
-            "new_files": partial.new_files,
-            "files": partial.all_files,
-        },
+        "partial_pull": partial and {"chunked_layers": comparison.chunked, **partial.json()},
     }
 
 
