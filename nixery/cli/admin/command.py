@@ -28,9 +28,11 @@ from nixery.cli.admin.parser import make_parser
 from nixery.cli.admin.prewarm import HttpPullClient, PrewarmResult, local_url, prewarm
 from nixery.cli.admin.report import describe_image, format_table, to_plain_data
 from nixery.cli.admin.sign import sign
+from nixery.cli.admin.stored import named_images, with_platforms
 from nixery.cli.admin.verify import verify
 from nixery.cli.errors import AdminRefused
 from nixery.config.config import Config
+from nixery.config.declarations.sources import SourceConfig
 from nixery.config.errors import ConfigError
 from nixery.config.load import load_config
 from nixery.errors import NixeryError
@@ -152,7 +154,7 @@ def _verify(config: Config, options: argparse.Namespace) -> int:
 
 def _list(config: Config, options: argparse.Namespace) -> int:
     inventory = _scan(config)
-    images = inventory.stored_images()
+    images = named_images(inventory)
     _print(options, to_plain_data(inventory, images), format_table(inventory, images))
     return 0
 
@@ -161,7 +163,7 @@ def _inspect(config: Config, options: argparse.Namespace) -> int:
     inventory = _scan(config)
     found = [
         describe_image(inventory, stored)
-        for stored in _find(inventory, options.image, config.sources.system)
+        for stored in _find(inventory, options.image, config.sources)
     ]
     text = json.dumps(found, indent=2)
     _print(options, found, text)
@@ -169,14 +171,16 @@ def _inspect(config: Config, options: argparse.Namespace) -> int:
 
 
 def _purge(config: Config, options: argparse.Namespace) -> int:
-    inventory, chosen = _find_all(config, options.images)
+    inventory, found = _find_all(config, options.images)
+    chosen = with_platforms(inventory, found)
     for _ in range(MAX_VERIFY_ATTEMPTS):
         digests = {digest for stored in chosen for digest in stored.needs}
         if not any(inventory.files[each].fresh for each in digests & inventory.files.keys()):
             break
         # Recently built: one second later it is known whether the image is in use.
         time.sleep(TIMESTAMP_RESOLUTION_SECONDS)
-        inventory, chosen = _find_all(config, options.images)
+        inventory, found = _find_all(config, options.images)
+        chosen = with_platforms(inventory, found)
     report = run_blocking(
         purge(str(_storage_root(config)), chosen, inventory, dry_run=options.dry_run)
     )
@@ -191,7 +195,7 @@ def _sign(config: Config, options: argparse.Namespace) -> int:
         inventory, chosen = _find_all(config, options.images)
     else:
         inventory = _scan(config)
-        chosen = inventory.stored_images()
+        chosen = named_images(inventory)
     host = config.http.public_host
     signed = sign(inventory, chosen, keys, host, config.sources.system)
     lines = [
@@ -219,9 +223,7 @@ def _sbom(config: Config, options: argparse.Namespace) -> int:
 def _find_all(config: Config, images: Sequence[str]) -> tuple[Inventory, Sequence[StoredImage]]:
     """:raises AdminRefused: one of the images is not stored."""
     inventory = _scan(config)
-    found = [
-        stored for image in images for stored in _find(inventory, image, config.sources.system)
-    ]
+    found = [stored for image in images for stored in _find(inventory, image, config.sources)]
     return inventory, list({stored.manifests: stored for stored in found}.values())
 
 
@@ -341,7 +343,7 @@ def _scan(config: Config) -> Inventory:
     return inventory
 
 
-def _find(inventory: Inventory, image: str, system: str) -> list[StoredImage]:
+def _find(inventory: Inventory, image: str, sources: SourceConfig) -> list[StoredImage]:
     """
     Return the images that an argument means.
 
@@ -353,7 +355,7 @@ def _find(inventory: Inventory, image: str, system: str) -> list[StoredImage]:
         found = [stored for stored in images if digest in stored.manifests]
     else:
         text, _, tag = image.partition(":")
-        name = parse_image_name(text.strip("/"), system)
+        name = parse_image_name(text.strip("/"), sources.system, sources.platforms)
         record_key = tag_record_key(name, Tag(parse_tag(tag) if tag else "latest"))
         prefix = record_key if tag else record_key.rpartition("/")[0] + "/"
         keys = {

@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from nixery.image.manifests import DOCKER_MANIFEST, OCI_MANIFEST
+from nixery.image.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from nixery.runtime.deferreds import gather
 from nixery.runtime.errors import FetchFailed
 from nixery.runtime.retry import Attempts, Backoff, parse_retry_after
@@ -187,7 +187,7 @@ class HttpPullClient:
 
         url = self._base + path
         headers: dict[bytes | str, bytes | str] = {
-            "Accept": f"{OCI_MANIFEST}, {DOCKER_MANIFEST}",
+            "Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_MANIFEST}",
             "User-Agent": "nixery-admin",
         }
         try:

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from nixery.artifacts.attachment import decode_attachments
 from nixery.artifacts.simple_signing import decode_signature
 from nixery.builds.documents import DOCUMENTS
+from nixery.cli.admin.stored import named_images, platform_images, skipped_platforms
 from nixery.errors import StorageError
+from nixery.image.image_index import platform_label
 from nixery.image.manifests import parse_manifest
 from nixery.image.names import Digest
 from nixery.inspection.catalog import REPORTS
@@ -24,8 +26,9 @@ __all__ = ["to_plain_data", "describe_image", "format_table"]
 
 def to_plain_data(inventory: Inventory, images: Sequence[StoredImage]) -> list[dict[str, object]]:
     """Return images as plain data: names, digests, sizes in bytes, last pull in ISO 8601."""
+    all_images = inventory.stored_images()
     reference_counts = Counter(
-        digest for image in inventory.stored_images() for digest in image.needs
+        digest for image in named_images(inventory) for digest in image.needs
     )
     return [
         {
@@ -38,6 +41,7 @@ def to_plain_data(inventory: Inventory, images: Sequence[StoredImage]) -> list[d
             ),
             "last_pull": datetime.fromtimestamp(image.used, UTC).isoformat(timespec="seconds"),
             "missing": list(image.broken),
+            **(_platforms(inventory, image, all_images) if image.parts else {}),
         }
         for image in reversed(images)
     ]
@@ -49,7 +53,10 @@ def format_table(inventory: Inventory, images: Sequence[StoredImage]) -> str:
     for row in to_plain_data(inventory, images):
         names = row["images"]
         assert isinstance(names, list)
-        suffix = " (incomplete)" if row["missing"] else ""
+        platforms = row.get("platforms", {})
+        assert isinstance(platforms, dict)
+        suffix = f" ({', '.join(platforms)})" if platforms else ""
+        suffix += " (incomplete)" if row["missing"] else ""
         for index, name in enumerate(names or ["(no name: pulled by digest)"]):
             first = index == 0
             rows.append(
@@ -76,12 +83,20 @@ def format_table(inventory: Inventory, images: Sequence[StoredImage]) -> str:
 def describe_image(inventory: Inventory, image: StoredImage) -> dict[str, object]:
     """Format all that is known of one image: manifests, layers, packages."""
     (data,) = to_plain_data(inventory, [image])
+    images = platform_images(inventory, image, inventory.stored_images())
+    if image.parts:
+        data["platforms"] = {
+            platform_label(system): describe_image(inventory, each)
+            for system, each in images.items()
+        }
     manifests: list[dict[str, object]] = []
     layers: Sequence[Mapping[str, object]] = ()
     config: Mapping[str, object] = {}
     for digest in image.manifests:
         description = inventory.descriptions.get(digest)
         manifests.append({"digest": digest, "media_type": description[0] if description else None})
+        if image.parts:
+            continue
         try:
             first, *rest = parse_manifest(inventory.blobs.read(digest))
             layers = [{"digest": each.digest, "size": each.size} for each in rest]
@@ -95,6 +110,22 @@ def describe_image(inventory: Inventory, image: StoredImage) -> dict[str, object
         **_packages(config),
         **_contents(inventory, image.manifests[0]),
         "signatures": _signatures(inventory, image),
+    }
+
+
+def _platforms(
+    inventory: Inventory, index: StoredImage, images: Sequence[StoredImage]
+) -> dict[str, object]:
+    """Return the platforms of an index, with the digests of their images, and those it lacks."""
+    return {
+        "platforms": {
+            platform_label(system): each.manifests[0]
+            for system, each in platform_images(inventory, index, images).items()
+        },
+        "skipped": {
+            platform_label(system): reason
+            for system, reason in skipped_platforms(inventory, index).items()
+        },
     }
 
 

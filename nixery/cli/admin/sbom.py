@@ -21,13 +21,13 @@ from nixery.artifacts.image_documents import make_bills_of_materials
 from nixery.builds.documents import DOCUMENTS, plan_documents
 from nixery.builds.image_cache import IMAGES
 from nixery.cli.admin.check import refuse_another_user
-from nixery.cli.admin.stored import read_image
+from nixery.cli.admin.stored import platform_images, read_image
 from nixery.cli.common import Command, NullProgress, realise
 from nixery.cli.errors import AdminRefused
 from nixery.config.config import Config
 from nixery.errors import NixeryError
 from nixery.image.closure import RuntimeGraph
-from nixery.image.names import Tag, parse_image_name
+from nixery.image.names import ImageName, Tag, parse_image_name
 from nixery.image.packages import Evaluation
 from nixery.inspection.catalog import REPORTS
 from nixery.inspection.report_file import decode_report
@@ -88,7 +88,8 @@ def describe_contents(
                     config=config, inventory=inventory, context=context, nix=nix, reactor=reactor
                 )
                 try:
-                    described.extend([await describer.describe(stored) for stored in images])
+                    for stored in images:
+                        described.extend(await describer.describe(stored))
                 finally:
                     await nix.stop()
 
@@ -110,26 +111,37 @@ class _Describer:
     def __attrs_post_init__(self) -> None:
         self._storage = FilesystemStorage(Path(self.inventory.root), self.context.workers)
 
-    async def describe(self, stored: StoredImage) -> DescribedImage:
+    async def describe(self, stored: StoredImage) -> list[DescribedImage]:
+        """Make the bills of materials of an image, or of each image of an index."""
         digest = stored.manifests[0]
         tags = self.inventory.tags(stored)
         if not tags or tags[0][0].startswith("?"):
-            return DescribedImage(
-                image=digest, digest=digest, problem="the name it was made by is not known"
-            )
+            problem = "the name it was made by is not known"
+            return [DescribedImage(image=digest, digest=digest, problem=problem)]
         repository, tag = tags[0]
-        label = f"{repository}:{tag}"
+        name = parse_image_name(repository, self.config.sources.system)
+        if not stored.parts:
+            return [await self._describe(stored, name, Tag(tag))]
+        images = platform_images(self.inventory, stored, self.inventory.stored_images())
+        return [
+            await self._describe(image, name.for_system(system), Tag(tag))
+            for system, image in images.items()
+        ]
+
+    async def _describe(self, stored: StoredImage, name: ImageName, tag: Tag) -> DescribedImage:
+        digest = stored.manifests[0]
+        label = f"{name.repository}:{tag}"
         if await self._storage.get_record(DOCUMENTS, digest) is not None:
             return DescribedImage(image=label, digest=digest)
         try:
-            await self._attach(stored, repository, Tag(tag))
+            await self._attach(stored, name, tag)
         except NixeryError as error:
             return DescribedImage(image=label, digest=digest, problem=error.message)
         return DescribedImage(image=label, digest=digest, added=True)
 
-    async def _attach(self, stored: StoredImage, repository: str, tag: Tag) -> None:
+    async def _attach(self, stored: StoredImage, name: ImageName, tag: Tag) -> None:
         paths = await self._paths(stored)
-        graph, evaluation = await self._realise(repository, tag)
+        graph, evaluation = await self._realise(name, tag)
         if {path.path for path in graph.paths} != paths:
             raise AdminRefused(
                 reason="the package set has other store paths for it now: a pull makes it anew"
@@ -168,8 +180,7 @@ class _Describer:
             )
         return paths
 
-    async def _realise(self, repository: str, tag: Tag) -> tuple[RuntimeGraph, Evaluation]:
-        name = parse_image_name(repository, self.config.sources.system)
+    async def _realise(self, name: ImageName, tag: Tag) -> tuple[RuntimeGraph, Evaluation]:
         package_set = await fetch_package_set(self.config.sources, self.reactor, self.context, tag)
         evaluation, realisation = await realise(self.nix, package_set, name, NullProgress())
         try:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attrs import evolve
@@ -57,6 +57,16 @@ class AdminCase(StoreCase):
         finish(self.storage.add_record("name", place.partition("/")[0], name.encode()))
         return manifests
 
+    def serve_index(self, name: str, images: Mapping[str, Sequence[bytes]]) -> tuple[Digest, ...]:
+        """Publish an index of images by their keys, and note it as the daemon does."""
+        key = name.replace("/", "-")
+        manifests = self.index(key, images)
+        place = tag_record_key(parse_image_name(name, SYSTEM), Tag("latest"))
+        finish(self.storage.delete_record("served", f"n-{key}/latest"))
+        finish(self.storage.set_record("served", place, key.encode()))
+        finish(self.storage.add_record("name", place.partition("/")[0], name.encode()))
+        return manifests
+
     def run_admin(self, *arguments: str, status: int = 0) -> str:
         """Return a command's output; the command has to exit with ``status``."""
         out, err = io.StringIO(), io.StringIO()
@@ -71,8 +81,8 @@ class AdminCase(StoreCase):
         return out.getvalue() + err.getvalue()
 
 
-class SigningTests(AdminCase):
-    """Tests of the command that signs, and of the one that verifies what is signed."""
+class SignedCase(AdminCase):
+    """The command, where a key is configured."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -88,6 +98,10 @@ class SigningTests(AdminCase):
     def run_signed(self, *arguments: str, status: int = 0) -> str:
         command, *rest = arguments
         return self.run_admin(command, "--config", str(self.config), *rest, status=status)
+
+
+class SigningTests(SignedCase):
+    """Tests of the command that signs, and of the one that verifies what is signed."""
 
     def test_images_are_signed_under_their_names(self) -> None:
         """Images are signed under the names and tags that mean them, once."""
@@ -148,6 +162,83 @@ class SigningTests(AdminCase):
         said = self.run_signed("verify", status=1)
         self.assertIn(f"dangling: signature record {key}", said)
         self.assertIn(f"damaged: signature record {other}", said)
+
+
+class IndexTests(SignedCase):
+    """Tests of indexes, which are one image each."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        images = {"one": (b"1", b"2"), "two": (b"3",)}
+        self.manifests = self.serve_index("multi/git", images)
+
+    def test_it_is_listed_once(self) -> None:
+        """An index is one line, with its platforms and all that they take."""
+        [shown] = json.loads(self.run_admin("list", "--json"))
+        self.assertEqual(
+            (shown["images"], shown["digest"], list(shown["platforms"]), shown["skipped"]),
+            (["multi/git:latest"], self.manifests[0], ["amd64", "arm64"], {}),
+        )
+        self.assertEqual(shown["own"], shown["size"])
+        said = self.run_admin("list")
+        self.assertIn("multi/git:latest (amd64, arm64)", said)
+        self.assertIn("1 images", said)
+
+    def test_image_that_is_served_alone_too(self) -> None:
+        """An image of an index that is served under a name of its own is listed, too."""
+        place = tag_record_key(parse_image_name("arm64/git", SYSTEM), Tag("latest"))
+        finish(self.storage.set_record("served", place, b"two"))
+        finish(self.storage.add_record("name", place.partition("/")[0], b"arm64/git"))
+        listed = json.loads(self.run_admin("list", "--json"))
+        self.assertEqual(
+            {"arm64/git:latest", "multi/git:latest"}, {each["images"][0] for each in listed}
+        )
+        [index] = [each for each in listed if "platforms" in each]
+        self.assertLess(index["own"], index["size"])
+        self.run_admin("purge", "multi/git")
+        self.assertEqual({"two"}, self.images())
+
+    def test_its_platforms_are_shown(self) -> None:
+        """What is known of an index is what is known of its images; names are the configured."""
+        config = Path(self.mktemp()).absolute()
+        config.write_text(f"platforms: [{SYSTEM}, aarch64-linux]")
+        for arguments in (["multi/git"], ["git", "--config", str(config)], [self.manifests[0]]):
+            [shown] = json.loads(self.run_admin("inspect", *arguments))
+            self.assertEqual([2, 1], [len(each["layers"]) for each in shown["platforms"].values()])
+            self.assertEqual(2, len(shown["manifests"]))
+        self.assertIn("not stored", self.run_admin("inspect", "git", status=1))
+
+    def test_it_is_purged_with_its_images(self) -> None:
+        """An index takes along the images that nothing else names."""
+        self.serve("htop", "latest", b"9")
+        self.serve_index("multi/htop", {"one": (b"1", b"2"), "three": (b"4",)})
+        said = self.run_admin("purge", "multi/git")
+        self.assertIn("removed 2 images", said)
+        self.assertEqual({"htop:latest", "multi-htop", "one", "three"}, self.images())
+        self.assertIn("all is well", self.run_admin("verify"))
+        self.assertIn("removed 3 images", self.run_admin("purge", "multi/htop"))
+        self.assertEqual({"htop:latest"}, self.images())
+
+    def test_all_of_it_is_signed(self) -> None:
+        """The index and the manifests of its platforms are signed under its name."""
+        self.assertIn("multi/git:latest: 12 signatures added", self.run_signed("sign"))
+        self.assertIn("multi/git:latest: signed before", self.run_signed("sign", "multi/git"))
+        [shown] = json.loads(self.run_admin("inspect", "multi/git"))
+        for each in (shown, *shown["platforms"].values()):
+            self.assertEqual(
+                ["reg.example/multi/git:latest"] * 2,
+                [signature["reference"] for signature in each["signatures"]],
+            )
+        self.assertIn("all is well", self.run_signed("verify"))
+
+    def test_damage_is_found(self) -> None:
+        """A blob of one platform is missing from the index, and both are made again."""
+        os.unlink(self.inventory().path(digest_of(b"3")))
+        said = self.run_admin("verify", status=1)
+        self.assertIn("dangling: multi/git:latest: the image lacks 1 blobs", said)
+        self.run_admin("verify", "--repair", status=1)
+        self.assertEqual({"one"}, self.images())
+        self.assertIn("all is well", self.run_admin("verify"))
 
 
 class StoredTests(AdminCase):
