@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from cachetools import LRUCache, TTLCache
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -194,14 +194,28 @@ class ImageCatalog:
         """
         Return the OCI manifest of the image last served as a name and a tag; ``None`` if there was
         none, or it is gone.  Of an index, it is that of the image for clients without indexes, or
-        of the first.
+        of the first; the image of one platform is also found where only an index of it was served.
 
         :raises StorageError: the storage failed.
         """
         image = await self.find_image(name, tag)
         if isinstance(image, ImageIndex):
             image = image.images.get(image.system) or next(iter(image.images.values()))
+        elif image is None and not name.platforms:
+            index = await self.find_index(name, tag)
+            image = None if index is None else index.images.get(name.system)
         return None if image is None else image.manifests[0]
+
+    async def find_index(self, name: ImageName, tag: Tag) -> ImageIndex | None:
+        """
+        Return the index last served of the packages of a name; ``None`` if there was none.
+
+        :param name: the name of an index, or of the image of one platform.
+        :raises StorageError: the storage failed.
+        """
+        platforms = name.platforms or (name.system,)
+        image = await self.find_image(evolve(name, platforms=platforms), tag)
+        return image if isinstance(image, ImageIndex) else None
 
     async def find_image(self, name: ImageName, tag: Tag) -> Image | None:
         """

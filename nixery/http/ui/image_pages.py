@@ -33,11 +33,13 @@ from nixery.http.ui.image_views import (
     PathQuery,
     image_data,
     image_view,
+    index_data,
     paths_view,
     place,
 )
 from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
 from nixery.http.visibility import VisibilityRules
+from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Manifest
 from nixery.image.names import Digest, ImageName, Tag, parse_image_name
 from nixery.inspection.image_list import ImageEntry
@@ -68,6 +70,9 @@ class Catalog(Protocol):
 
     async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
         """Return the manifest that was last served for a name and a tag."""
+
+    async def find_index(self, name: ImageName, tag: Tag) -> ImageIndex | None:
+        """Return the index that was last served of the packages of a name and a tag."""
 
     async def page_data(self, manifest: Manifest) -> PageData:
         """Return all data for the page of an image."""
@@ -143,6 +148,7 @@ class ImagePages:
                             "size": image.size,
                             "layers": len(image.layers),
                             "served": image.first_served,
+                            **({"platforms": image.platforms} if image.platforms else {}),
                         }
                         for image in images
                     ],
@@ -229,13 +235,16 @@ class ImagePages:
     ) -> bytes | None:
         label = f"{name.repository}:{tag}"
         holders = await self._catalog.images_by_layer()
-        own = page_data.report.digest
+        index = await self._catalog.find_index(name, tag)
+        own = {page_data.report.digest}
+        if index is not None:
+            own.add(index.manifests[0].digest)
         # The same image under another name is not counted as another image.
         visible = {
             layer.digest: [
                 image
                 for image in holders.get(layer.digest, ())
-                if image.digest != own and self._visibility.may_see(request, image.repository)
+                if image.digest not in own and self._visibility.may_see(request, image.repository)
             ]
             for layer in page_data.report.layers
         }
@@ -245,7 +254,10 @@ class ImagePages:
         if client_disconnected(request):
             return None
         if not wants_html(request):
-            return _send_json(request, image_data(name.repository, tag, view))
+            data = image_data(name.repository, tag, view)
+            if index is not None:
+                data["index"] = index_data(name, tag, index)
+            return _send_json(request, data)
         return await self._pages.answer_later(
             request,
             "image.html",
@@ -254,6 +266,8 @@ class ImagePages:
             tag=tag,
             base=place(label),
             view=view,
+            index=None if index is None else index_data(name, tag, index),
+            is_index=bool(name.platforms),
         )
 
     async def _paths(

@@ -15,7 +15,8 @@ from attrs import frozen
 from markupsafe import Markup
 
 from nixery.http.ui.formatting import escape_invisible
-from nixery.image.names import Digest
+from nixery.image.image_index import ImageIndex, platform_label
+from nixery.image.names import Digest, ImageName, Tag
 from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData
 from nixery.inspection.reference_chains import chain_to, find_chains, find_paths
@@ -28,6 +29,7 @@ __all__ = [
     "PathQuery",
     "image_data",
     "image_view",
+    "index_data",
     "paths_view",
     "place",
     "related_images",
@@ -281,6 +283,24 @@ def image_data(repository: str, tag: str, view: ImageView) -> dict[str, object]:
             for layer in view.layers
         ],
         "why": [[path.path for path in chain] for chain in view.answers],
+    }
+
+
+def index_data(name: ImageName, tag: Tag, index: ImageIndex) -> dict[str, object]:
+    """Return an index as the page of one of its images shows it: its platforms, by their labels."""
+    return {
+        "digest": index.manifests[0].digest,
+        "platforms": {
+            platform_label(system): {
+                "image": f"{name.for_system(system).repository}:{tag}",
+                "digest": image.manifests[0].digest,
+            }
+            for system, image in index.images.items()
+        },
+        "skipped": {
+            platform_label(system): escape_invisible(reason)
+            for system, reason in index.skipped.items()
+        },
     }
 
 

@@ -90,6 +90,15 @@ class ImageCatalogTests(BuilderCase):
         self.assertEqual(self.now(self.catalog.find_image(name, LATEST)), index)
         own = index.images[SYSTEM].manifests[0]
         self.assertEqual(self.now(self.catalog.find(name, LATEST)), own)
+        alone = parse_image_name("arm64/git", SYSTEM)
+        self.assertEqual(
+            self.now(self.catalog.find(alone, LATEST)), index.images["aarch64-linux"].manifests[0]
+        )
+        for each in (name, alone):
+            self.assertEqual(self.now(self.catalog.find_index(each, LATEST)), index)
+        other = parse_image_name("hello", SYSTEM)
+        self.assertIsNone(self.now(self.catalog.find(other, LATEST)))
+        self.assertIsNone(self.now(self.catalog.find_index(other, LATEST)))
         [entry] = self.now(self.catalog.read_entries(self.now(self.catalog.list_keys())))
         self.assertEqual(
             (entry.label, entry.digest, entry.platforms),

@@ -17,8 +17,9 @@ from nixery.artifacts.attachment import Attachment, attach_document
 from nixery.artifacts.document import CYCLONEDX, IN_TOTO, SPDX, Document
 from nixery.http.routes import UIHandlers
 from nixery.http.ui.image_pages import DOCUMENTS, IMAGES_AT_ONCE, ImagePages
-from nixery.image.manifests import Manifest
-from nixery.image.names import Digest, ImageName, Tag
+from nixery.image.image_index import ImageIndex, build_index
+from nixery.image.manifests import Image, Manifest
+from nixery.image.names import Digest, ImageName, PackageRequest, Tag, parse_image_name
 from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData, make_page_data, summary_page_data
 from nixery.inspection.report import ImageReport, ReportedLicense
@@ -40,6 +41,7 @@ class FakeCatalog:
         self.page_data_of: dict[tuple[str, str], PageData] = {}
         self.images: list[ImageEntry] = []
         self.documents: list[tuple[Attachment, bytes]] = []
+        self.indexes: dict[tuple[tuple[PackageRequest, ...], str], ImageIndex] = {}
 
     async def list_keys(self) -> Sequence[str]:
         return sorted(image.label for image in self.images)
@@ -51,11 +53,15 @@ class FakeCatalog:
         page_data = self.page_data_of.get((name.repository, tag))
         return None if page_data is None else evolve(OCI, digest=page_data.report.digest)
 
+    async def find_index(self, name: ImageName, tag: Tag) -> ImageIndex | None:
+        return self.indexes.get((tuple(name.package_requests), tag))
+
     async def find_served(self, name: ImageName, digest: Digest) -> Manifest | None:
         return await self.find(name, Tag(digest))
 
     async def page_data(self, manifest: Manifest) -> PageData:
-        [found] = [
+        # Several names may mean one image.
+        found, *_ = [
             each for each in self.page_data_of.values() if each.report.digest == manifest.digest
         ]
         return found
@@ -166,6 +172,66 @@ class SignedTests(PagesCase):
         command = "cosign verify --key nixery.pub --insecure-ignore-tlog=true"
         self.assertIn(f"{command} reg.example:8080/shell/git:latest<", page)
         self.assertIn('href="/keys/nixery.pub"', page)
+
+
+class IndexTests(PagesCase):
+    """Tests of the page of an index, and of those of its platforms."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.index = build_index(
+            {"x86_64-linux": Image(manifests=(evolve(OCI, digest=self.report.digest),))},
+            "x86_64-linux",
+            {"aarch64-linux": f"no builder {HOSTILE}"},
+        )
+        for name in ("multi/shell/git", "amd64/shell/git"):
+            self.add(name, self.report)
+        requests = parse_image_name("shell/git", "x86_64-linux").package_requests
+        self.library.indexes[requests, "latest"] = self.index
+
+    def test_platforms_lead_to_their_pages(self) -> None:
+        """The page leads to those of the platforms, and says why one is missing."""
+        for name, pulled in (
+            ("multi/shell/git", self.index.manifests[0].digest),
+            ("amd64/shell/git", self.report.digest),
+        ):
+            page = self.page(f"/images/{name}:latest")
+            link = {"href": "/images/amd64/shell/git:latest", "aria-current": "true"}
+            self.assertIn(("a", link), Tags(page).found)
+            self.assertIn("<strong>arm64</strong> is not available: no builder", page)
+            self.assertNotIn("<script>alert", page)
+            self.assertIn(f"/{name}@{pulled}<", page)
+
+    def test_programs_get_them(self) -> None:
+        """Programs get the digests of the index and of its platforms."""
+        data = self.ask("/images/multi/shell/git:latest", ("Accept", "application/json")).body
+        index = json.loads(data)["index"]
+        self.assertEqual(index["digest"], self.index.manifests[0].digest)
+        self.assertEqual(
+            index["platforms"],
+            {"amd64": {"image": "amd64/shell/git:latest", "digest": self.report.digest}},
+        )
+        self.assertEqual(list(index["skipped"]), ["arm64"])
+
+    def test_index_is_no_other_image(self) -> None:
+        """The layers of an image are not counted as shared with the index of it."""
+        self.library.images = [
+            evolve(listed("x", self.report), digest=self.index.manifests[0].digest)
+        ]
+        for name, shared in (("amd64/shell/git", []), ("shell/git", ["x:latest"])):
+            if shared:
+                self.library.indexes.clear()
+            answer = self.ask(f"/images/{name}:latest", ("Accept", "application/json"))
+            for layer in json.loads(answer.body)["layers"]:
+                self.assertEqual(layer["shared_with"], shared)
+
+    def test_list_names_platforms(self) -> None:
+        """The list of images says which systems an index has."""
+        platforms = ("x86_64-linux", "aarch64-linux")
+        self.library.images = [evolve(listed("multi/git", self.report), platforms=platforms)]
+        self.assertIn("x86_64-linux, aarch64-linux", self.page("/images"))
+        answer = self.ask("/images", ("Accept", "application/json"))
+        self.assertEqual(json.loads(answer.body)["images"][0]["platforms"], list(platforms))
 
 
 class ListTests(PagesCase):
