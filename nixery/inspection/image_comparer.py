@@ -30,10 +30,10 @@ from nixery.storage.rules import MAX_SMALL_BYTES
 
 __all__ = ["ImageComparer"]
 
-MAX_TABLES_BYTES = 512 * 2**20
+MAX_TABLES_BYTES = 256 * 2**20
 """
-The most that the tables of contents of two images may have uncompressed, in bytes: some two million
-files.  Nothing is said of partial pulls of larger images.
+The most that the tables of contents of two images may have uncompressed, in bytes: some million
+files, which take five seconds.  Nothing is said of partial pulls of larger images.
 """
 
 _MAX_CACHED = 1000

@@ -24,7 +24,9 @@ from nixery.layers.chunked_stream import ANNOTATION_PREFIX
 __all__ = ["ListedChunk", "ListedFile", "TablePlaces", "find_tables", "read_files"]
 
 _START = '{"version":1,"entries":['
-_PIECE_BYTES = 1 << 16
+PIECE_BYTES = 1 << 16
+"""Bytes of a table that are decompressed at a time."""
+
 _MAX_ENTRY_CHARACTERS = 1 << 20
 """Longer than any entry: names and targets of links have at most 4,096 bytes."""
 
@@ -114,7 +116,7 @@ def read_files(table: bytes, places: TablePlaces) -> Iterator[ListedFile]:
         raise ValueError("the table of contents has another digest")
     try:
         yield from _group(_read_entries(table, places.uncompressed_size))
-    except (KeyError, TypeError, ZstdError) as error:
+    except (KeyError, TypeError, RecursionError, ZstdError) as error:
         raise ValueError(f"the table of contents is damaged: {error}") from error
 
 
@@ -130,7 +132,7 @@ def _read_entries(table: bytes, size: int) -> Iterator[Mapping[str, Any]]:
     text, position, taken = "", 0, 0
     started = False
     while True:
-        piece = source.read(_PIECE_BYTES)
+        piece = source.read(PIECE_BYTES)
         taken += len(piece)
         text, position = text[position:] + decode(piece, final=not piece), 0
         if not started:
@@ -140,12 +142,13 @@ def _read_entries(table: bytes, size: int) -> Iterator[Mapping[str, Any]]:
                 raise ValueError("the table of contents has another beginning")
             started, position = True, len(_START)
         while text[position : position + 1] != "]":
+            # The comma behind an entry may be in the next piece.
+            position += text.startswith(",", position)
             try:
-                entry, end = parse(text, position)
+                entry, position = parse(text, position)
             except json.JSONDecodeError:
                 break
             yield entry
-            position = end + (text[end : end + 1] == ",")
         else:
             return
         if not piece or taken > size or len(text) - position > _MAX_ENTRY_CHARACTERS:
@@ -157,6 +160,8 @@ def _group(entries: Iterable[Mapping[str, Any]]) -> Iterator[ListedFile]:
     parts: list[Mapping[str, Any]] = []
     for entry in chain(entries, ({"type": "end"},)):
         if entry["type"] == "chunk":
+            if not parts:
+                raise ValueError("the table of contents has a chunk of no file")
             parts.append(entry)
             continue
         if parts:
@@ -166,6 +171,8 @@ def _group(entries: Iterable[Mapping[str, Any]]) -> Iterator[ListedFile]:
 
 def _file(parts: list[Mapping[str, Any]]) -> ListedFile:
     ends = [*(part["offset"] for part in parts[1:]), parts[0]["endOffset"]]
+    if not all(0 < part["offset"] < end for part, end in zip(parts, ends, strict=True)):
+        raise ValueError("the table of contents has a chunk without a place")
     return ListedFile(
         key=_key(parts[0]["digest"]),
         chunks=tuple(

@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 from attrs import frozen
+from zstandard import ZstdCompressor
 
 from nixery.access.errors import LoginFailed, PasswordFileUnusable
 from nixery.access.passwords import parse_passwords
@@ -27,11 +28,14 @@ from nixery.http.error_responses import printable
 from nixery.http.ui.package_query import parse_query
 from nixery.image.closure import parse_db_dump
 from nixery.image.errors import InvalidDigest, InvalidName, InvalidReference, PackageProblem
-from nixery.image.manifests import parse_manifest
+from nixery.image.manifests import digest_of, parse_manifest
 from nixery.image.names import PackageRequest, parse_image_name, parse_reference
 from nixery.image.packages import Package
 from nixery.inspection.image_list import decode_entry
 from nixery.inspection.report_file import decode_report
+from nixery.layers.chunked_stream import ANNOTATION_PREFIX
+from nixery.layers.contents_table import TablePlaces, find_tables, read_files
+from nixery.layers.partial_pull import PullCounter
 from nixery.layers.popularity_file import parse_popularity
 from nixery.nix.arguments import NixSettings
 from nixery.nix.build_errors import build_failure
@@ -53,6 +57,8 @@ from tests.support.nix_events import NixEvents
 __all__ = ["TEXTS", "Text"]
 
 SYSTEM = "x86_64-linux"
+
+_TABLE_ANNOTATIONS = ("manifest-checksum", "manifest-position", "tarsplit-position")
 
 _HASH = "0" * 32
 
@@ -225,6 +231,18 @@ def _records(data: bytes) -> None:
         parse_manifest(data)
 
 
+def _contents_tables(data: bytes) -> None:
+    for table in (data, ZstdCompressor().compress(data)):
+        places = TablePlaces(
+            start=1, stop=2, uncompressed_size=len(data), digest=digest_of(table), size=0
+        )
+        with suppress(ValueError):
+            PullCounter().pull(read_files(table, places), places.size)
+    text = data.decode("utf-8", "replace")
+    with suppress(ValueError):
+        find_tables({f"{ANNOTATION_PREFIX}{name}": text for name in _TABLE_ANNOTATIONS}, 1_000_000)
+
+
 def _authorization(data: bytes) -> None:
     with suppress(LoginFailed):
         parse_authorization(data)
@@ -395,6 +413,18 @@ TEXTS: Mapping[str, Text] = {
             b'"layers":[],"served":1}' % (b"0" * 64),
             b'{"config":{},"layers":[]}',
             b"[" * 100_000,
+        ),
+    ),
+    "contents tables": Text(
+        read=_contents_tables,
+        seeds=(
+            b"1:100:200:1",
+            b'{"version":1,"entries":[{"type":"reg","name":"a","digest":"sha256:%s","size":3,'
+            b'"offset":10,"endOffset":30,"chunkSize":2,"chunkDigest":"sha256:%s"},'
+            b'{"type":"chunk","name":"a","offset":20,"chunkOffset":2,"chunkSize":1,'
+            b'"chunkDigest":"sha256:%s"},{"type":"dir","name":"b/"}],"tarSplitDigest":""}'
+            % (b"0" * 64, b"1" * 64, b"2" * 64),
+            b'{"version":1,"entries":[' + b"[" * 100_000,
         ),
     ),
     "reference": Text(

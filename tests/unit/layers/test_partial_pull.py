@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 from collections.abc import Mapping
 
 from attrs import evolve
@@ -12,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zstandard import ZstdCompressor
 
 from nixery.image.manifests import digest_of
+from nixery.layers import contents_table
 from nixery.layers.compression import PIECE_BYTES, PackedLayer
 from nixery.layers.compression_levels import Compression
 from nixery.layers.contents_table import (
@@ -52,6 +55,12 @@ def places_of(packed: PackedLayer) -> TablePlaces:
 def files_of(blob: bytes, packed: PackedLayer) -> list[ListedFile]:
     places = places_of(packed)
     return list(read_files(blob[places.start : places.stop], places))
+
+
+def partial_pull_of(table: bytes, places: TablePlaces) -> PartialPull:
+    counter = PullCounter()
+    counter.pull(read_files(table, places), places.size)
+    return counter.result()
 
 
 def partial_pull(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> PartialPull:
@@ -101,6 +110,48 @@ class ContentsTableTests(SynchronousTestCase):
         names = [f"{'x' * 90}/{number:05}" for number in range(3000)]
         blob, packed = pack({name: name.encode() for name in names})
         self.assertEqual(3000, len(files_of(blob, packed)))
+
+    def test_pieces_of_a_table_may_end_anywhere(self) -> None:
+        """A table is read alike whatever its pieces are."""
+        blob, packed = pack({"ä": noise(PIECE_BYTES + 1), "b": b"b", "c": b""})
+        whole = files_of(blob, packed)
+        for size in (1, 2, 3, 7, 50):
+            self.patch(contents_table, "PIECE_BYTES", size)
+            self.assertEqual(whole, files_of(blob, packed))
+
+    @given(st.binary(max_size=200), st.booleans())
+    def test_any_table_is_read_or_refused(self, data: bytes, begun: bool) -> None:
+        """Whatever a table has, it is read or a ValueError."""
+        text = (b'{"version":1,"entries":[' if begun else b"") + data
+        table = ZstdCompressor().compress(text)
+        places = TablePlaces(
+            start=1, stop=2, uncompressed_size=len(text), digest=digest_of(table), size=0
+        )
+        for each in (table, data):
+            with contextlib.suppress(ValueError):
+                partial_pull_of(each, evolve(places, digest=digest_of(each)))
+
+    def test_entries_that_are_none_are_refused(self) -> None:
+        """Entries whose fields have other types are refused, and so are places of nothing."""
+        right = {"type": "reg", "digest": "sha256:" + "0" * 64, "offset": 1, "endOffset": 2}
+        for wrong in (
+            {"offset": "1"},
+            {"offset": None},
+            {"endOffset": 1},
+            {"endOffset": [2]},
+            {"digest": 5},
+            {"digest": "sha256:xyz"},
+            {"type": "chunk"},
+        ):
+            text = json.dumps(
+                {"version": 1, "entries": [{**right, **wrong}]}, separators=(",", ":")
+            )
+            table = ZstdCompressor().compress(text.encode())
+            places = TablePlaces(
+                start=1, stop=2, uncompressed_size=len(text), digest=digest_of(table), size=0
+            )
+            with self.subTest(wrong=wrong), self.assertRaises(ValueError):
+                partial_pull_of(table, places)
 
     def test_layer_without_annotations_has_no_tables(self) -> None:
         """A layer without annotations has no tables."""
