@@ -52,6 +52,17 @@ class DemandTests(SynchronousTestCase):
         self.assertEqual(self.demand.clients(["git", "git/git"]), ("a", "b"))
         self.assertEqual(self.demand.clients(["htop"]), ())
 
+    def test_request_for_several_images(self) -> None:
+        """Whoever asks for an index asks for the images of its platforms, for as long."""
+        self.come("a")
+        with self.demand.asking("index", "amd64", "arm64"):
+            self.clock.advance(10 * ASKED_SECONDS)
+            for key in ("index", "amd64", "arm64"):
+                self.assertEqual(self.demand.clients([key]), ("a",))
+        self.clock.advance(ASKED_SECONDS)
+        self.assertEqual(self.demand.clients(["index", "amd64", "arm64"]), ())
+        self.assertEqual(len(self.demand), 0)
+
     def test_nothing_is_kept_of_old_requests(self) -> None:
         """Images that are not asked for any more take no memory; others stay."""
         self.come("a")
