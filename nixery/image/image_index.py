@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 
 from attrs import field, frozen
 
+from nixery.errors import NixeryError
 from nixery.image.canonical_json import Json, canonical_json
 from nixery.image.config import Platform, platform_of
 from nixery.image.errors import PlatformMissing
@@ -34,6 +35,7 @@ __all__ = [
     "SKIPPED_ANNOTATION",
     "ImageIndex",
     "build_index",
+    "index_manifest",
     "index_manifests",
     "platform_label",
     "skip_reason",
@@ -179,6 +181,22 @@ def index_manifests(body: bytes) -> tuple[Digest, ...]:
         )
     except (KeyError, TypeError, ValueError, RecursionError):
         return ()
+
+
+def index_manifest(body: bytes, system: str) -> Digest | None:
+    """
+    Return the manifest of a Nix system that an index names; ``None`` if it names none.
+
+    :raises UnknownSystem: images have no name for the system.
+    """
+    platform = _platform(system)
+    try:
+        for each in json.loads(body)["manifests"]:
+            if each.get("platform") == platform:
+                return parse_digest(each["digest"])
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, NixeryError):
+        pass
+    return None
 
 
 def platform_label(system: str) -> str:

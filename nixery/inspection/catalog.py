@@ -26,8 +26,8 @@ from nixery.builds.build_record import BuildRecord
 from nixery.builds.documents import DOCUMENTS, read_attachments
 from nixery.builds.image_cache import ImageCache
 from nixery.errors import NixeryError
-from nixery.image.image_index import ImageIndex
-from nixery.image.manifests import MANIFEST_TYPES, Image, Manifest
+from nixery.image.image_index import ImageIndex, index_manifest
+from nixery.image.manifests import INDEX_TYPES, MANIFEST_TYPES, Image, Manifest
 from nixery.image.names import Digest, ImageName, Tag
 from nixery.inspection.image_list import (
     ImageEntry,
@@ -190,17 +190,22 @@ class ImageCatalog:
         records = await gather(self.storage.get_record(LISTED, name) for name in keys)
         return await self.cpu.run(_decode_all, tuple(records))
 
-    async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
+    async def find(self, name: ImageName, tag: Tag, system: str = "") -> Manifest | None:
         """
         Return the OCI manifest of the image last served as a name and a tag; ``None`` if there was
         none, or it is gone.  Of an index, it is that of the image for clients without indexes, or
         of the first; the image of one platform is also found where only an index of it was served.
 
+        :param system: the Nix system whose image of an index is returned, if that has it.
         :raises StorageError: the storage failed.
         """
         image = await self.find_image(name, tag)
         if isinstance(image, ImageIndex):
-            image = image.images.get(image.system) or next(iter(image.images.values()))
+            image = (
+                image.images.get(system)
+                or image.images.get(image.system)
+                or next(iter(image.images.values()))
+            )
         elif image is None and not name.platforms:
             index = await self.find_index(name, tag)
             image = None if index is None else index.images.get(name.system)
@@ -229,22 +234,31 @@ class ImageCatalog:
             return None
         return await self.image_cache.get(record.decode("ascii", "replace"), record_use=False)
 
-    async def find_served(self, name: ImageName, digest: Digest) -> Manifest | None:
+    async def find_served(self, name: ImageName, digest: Digest, system: str) -> Manifest | None:
         """
-        Return a manifest that was served for a name under any tag; ``None`` if there was none, or
-        it is gone.
+        Return the manifest of an image that was served for a name under any tag; ``None`` if there
+        was none, or it is gone.
 
-        :param digest: of the manifest of an image; that of an index finds nothing.
+        :param digest: of a manifest, or of an index.
+        :param system: the Nix system whose image of an index is returned.
         :raises StorageError: the storage failed.
         """
         if await self.storage.get_record(MEMBERS, member_record_key(name, digest)) is None:
             return None
+        manifest = await self._read_manifest(digest)
+        if manifest is not None and manifest.media_type in INDEX_TYPES:
+            named = index_manifest(manifest.body, system)
+            manifest = None if named is None else await self._read_manifest(named)
+        return manifest
+
+    async def _read_manifest(self, digest: Digest) -> Manifest | None:
+        """Return a manifest or an index; ``None`` if it is gone, or is neither."""
         try:
             body = await self.storage.read(digest, record_use=False)
             media_type = json.loads(body)["mediaType"]
         except (BlobUnknown, KeyError, TypeError, ValueError):
             return None
-        if media_type not in MANIFEST_TYPES:
+        if media_type not in MANIFEST_TYPES | INDEX_TYPES:
             return None
         return Manifest(media_type=media_type, digest=digest, body=body)
 

@@ -37,11 +37,11 @@ __all__ = ["ComparisonPage"]
 class _Catalog(Protocol):
     """Supplies the images that this registry has served."""
 
-    async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
-        """Return the manifest that was last served for a name and a tag."""
+    async def find(self, name: ImageName, tag: Tag, system: str = "") -> Manifest | None:
+        """Return the manifest last served for a name and a tag; of an index, a system's."""
 
-    async def find_served(self, name: ImageName, digest: Digest) -> Manifest | None:
-        """Return a manifest that was served for a name under any tag."""
+    async def find_served(self, name: ImageName, digest: Digest, system: str) -> Manifest | None:
+        """Return a manifest that was served for a name under any tag; of an index, a system's."""
 
     async def page_data(self, manifest: Manifest) -> PageData:
         """Return all data for the page of an image."""
@@ -94,7 +94,7 @@ class ComparisonPage:
         :raises InvalidReference: the query has a tag that is none.
         :raises InvalidDigest: the query has a digest that is none.
         """
-        new = await self._find(request, name, tag)
+        new = await self._find(request, name, tag, name.system)
         if new is None:
             return self._unknown(request, f"{name.repository}:{tag}")
         arguments: Sequence[bytes] = (request.args or {}).get(b"with", [b""])
@@ -106,7 +106,8 @@ class ComparisonPage:
         other, reference = self._parse(text)
         separator = "@" if ":" in reference else ":"
         label = f"{other.repository}{separator}{reference}"
-        old = await self._find(request, other, reference)
+        # Of two indexes, the images for one system are compared.
+        old = await self._find(request, other, reference, name.system)
         if old is None:
             if not wants_html(request):
                 return self._unknown(request, label)
@@ -139,14 +140,14 @@ class ComparisonPage:
         return name, parse_digest(digest) if digest else parse_tag(tag or "latest")
 
     async def _find(
-        self, request: Request, name: ImageName, reference: Tag | Digest
+        self, request: Request, name: ImageName, reference: Tag | Digest, system: str
     ) -> Manifest | None:
-        """Return the manifest of an image that the client may see."""
+        """Return the manifest of an image that the client may see; of an index, a system's."""
         if not self._visibility.may_see(request, name.repository):
             return None
         if ":" in reference:
-            return await self._catalog.find_served(name, Digest(reference))
-        return await self._catalog.find(name, Tag(reference))
+            return await self._catalog.find_served(name, Digest(reference), system)
+        return await self._catalog.find(name, Tag(reference), system)
 
     def _unknown(self, request: Request, label: str) -> bytes | None:
         if client_disconnected(request):

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.image.errors import PlatformMissing
-from nixery.image.image_index import ImageIndex, build_index, index_manifests, skip_reason
+from nixery.image.image_index import (
+    ImageIndex,
+    build_index,
+    index_manifest,
+    index_manifests,
+    skip_reason,
+)
 from nixery.image.manifests import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -46,6 +52,17 @@ def index(
 
 class IndexTests(SynchronousTestCase):
     """Indexes of images for two systems."""
+
+    def test_manifest_of_a_system(self) -> None:
+        """The manifest of a system is found in both forms, and in nothing else."""
+        made = index(AMD64, ARM64)
+        for number, form in enumerate(made.manifests):
+            for system in (AMD64, ARM64):
+                manifest = made.images[system].manifests[number]
+                self.assertEqual(manifest.digest, index_manifest(form.body, system))
+            self.assertIsNone(index_manifest(form.body, "i686-linux"))
+        for body in (b"", b"[]", b"{}", b'{"manifests":[1]}', b'{"manifests":[{"digest":"x"}]}'):
+            self.assertIsNone(index_manifest(body, AMD64))
 
     def test_both_forms(self) -> None:
         """The OCI index names OCI manifests, Docker's list those of Docker, each with platform."""

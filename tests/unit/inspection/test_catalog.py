@@ -115,16 +115,26 @@ class ImageCatalogTests(BuilderCase):
         image = self.build("git")
         name, other = parse_image_name("git", SYSTEM), parse_image_name("bash", SYSTEM)
         for manifest in image.manifests:
-            self.assertEqual(manifest, self.now(self.catalog.find_served(name, manifest.digest)))
-            self.assertIsNone(self.now(self.catalog.find_served(other, manifest.digest)))
+            self.assertEqual(
+                manifest, self.now(self.catalog.find_served(name, manifest.digest, SYSTEM))
+            )
+            self.assertIsNone(self.now(self.catalog.find_served(other, manifest.digest, SYSTEM)))
         manifest = image.manifests[0]
         [_, layer, *_] = manifest.blobs()
-        self.assertIsNone(self.now(self.catalog.find_served(name, layer.digest)))
+        self.assertIsNone(self.now(self.catalog.find_served(name, layer.digest, SYSTEM)))
         multi = parse_image_name("multi/git", SYSTEM)
         index = self.now(self.service.get_image(multi, LATEST))
-        self.assertIsNone(self.now(self.catalog.find_served(multi, index.manifests[0].digest)))
+        assert isinstance(index, ImageIndex)
+        for form in range(2):
+            digest = index.manifests[form].digest
+            for system, image in index.images.items():
+                served = self.now(self.catalog.find_served(multi, digest, system))
+                self.assertEqual(image.manifests[form], served)
+            self.assertIsNone(self.now(self.catalog.find_served(multi, digest, "i686-linux")))
+        for system, image in index.images.items():
+            self.assertEqual(image.manifests[0], self.now(self.catalog.find(multi, LATEST, system)))
         self.storage.lose(manifest.digest)
-        self.assertIsNone(self.now(self.catalog.find_served(name, manifest.digest)))
+        self.assertIsNone(self.now(self.catalog.find_served(name, manifest.digest, SYSTEM)))
 
     def test_looking_at_an_image_is_no_pull(self) -> None:
         """Its blobs' last use stays as it is, and the next pull is still recorded."""
@@ -152,7 +162,9 @@ class ImageCatalogTests(BuilderCase):
         name = parse_image_name("git", SYSTEM)
         manifest = self.now(self.catalog.find(name, LATEST))
         assert manifest is not None
-        self.assertEqual(manifest, self.now(self.catalog.find_served(name, manifest.digest)))
+        self.assertEqual(
+            manifest, self.now(self.catalog.find_served(name, manifest.digest, SYSTEM))
+        )
         layer = manifest.blobs()[1].digest
         self.assertEqual(
             2, len(self.now(self.storage.read_part(layer, ByteRange(start=1, stop=3))))

@@ -49,15 +49,15 @@ class FakeCatalog:
     async def read_entries(self, keys: Sequence[str]) -> Sequence[ImageEntry]:
         return [image for name in keys for image in self.images if image.label == name]
 
-    async def find(self, name: ImageName, tag: Tag) -> Manifest | None:
+    async def find(self, name: ImageName, tag: Tag, system: str = "") -> Manifest | None:
         page_data = self.page_data_of.get((name.repository, tag))
         return None if page_data is None else evolve(OCI, digest=page_data.report.digest)
 
     async def find_index(self, name: ImageName, tag: Tag) -> ImageIndex | None:
         return self.indexes.get((tuple(name.package_requests), tag))
 
-    async def find_served(self, name: ImageName, digest: Digest) -> Manifest | None:
-        return await self.find(name, Tag(digest))
+    async def find_served(self, name: ImageName, digest: Digest, system: str) -> Manifest | None:
+        return await self.find(name, Tag(digest), system)
 
     async def page_data(self, manifest: Manifest) -> PageData:
         # Several names may mean one image.
