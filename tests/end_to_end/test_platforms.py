@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tests.end_to_end.case import EndToEndCase, Once, docker
+from tests.end_to_end.case import EndToEndCase, Once, containerd, docker, podman, skopeo
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.images import check_image
 from tests.end_to_end.package_sets import PlatformSet
+from tests.end_to_end.processes import private_directory
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST, Answer
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -73,12 +74,44 @@ class PlatformTests(EndToEndCase):
             answer = client.manifest("portable", each["digest"], accept=OCI_MANIFEST)
             self.assertEqual(answer.headers["content-type"], DOCKER_MANIFEST)
 
-    def test_docker_pulls_its_own(self) -> None:
-        """Docker pulls and runs the image of this machine's platform, of the same tag."""
+    def test_engines_pull_their_own(self) -> None:
+        """Every engine pulls and runs the image of this machine's platform, of the same tag."""
         image = f"{registry().address}/portable"
-        docker().pull(image).checked()
-        said = docker().run(image, "/bin/busybox", "cat", "/share/portable").checked().stdout
-        self.assertEqual(said.strip(), HOST)
+        for engine in (docker(), podman(), containerd()):
+            engine.pull(image).checked()
+            said = engine.run(image, "/bin/busybox", "cat", "/share/portable").checked().stdout
+            self.assertEqual(said.strip(), HOST)
+            engine.remove(image).checked()
+
+    def test_engines_pull_another(self) -> None:
+        """Every engine gets the other platform of the same tag where it asks for it."""
+        image, architecture = f"{registry().address}/portable", ARCHITECTURES[FOREIGN]
+        # No emulator is needed: the program in the image is one of this machine.
+        podman().pull(image, f"--arch={architecture}").checked()
+        options = (f"--arch={architecture}",)
+        said = podman().run(image, "/bin/busybox", "cat", "/share/portable", options=options)
+        self.assertEqual(said.checked().stdout.strip(), FOREIGN)
+        podman().remove(image).checked()
+        containerd().pull(image, f"--platform=linux/{architecture}").checked()
+        containerd().remove(image).checked()
+        seen = skopeo().inspect(image, f"--override-arch={architecture}", "--config")
+        self.assertEqual(json.loads(seen.checked().stdout)["architecture"], architecture)
+
+    def test_skopeo_copies_all(self) -> None:
+        """skopeo copies the index with the images of all platforms, byte for byte."""
+        image = f"{registry().address}/portable"
+        raw = skopeo().inspect(image, "--raw").checked().stdout.encode()
+        self.assertEqual(raw, self.index("portable").body)
+        directory = private_directory("all") / "copy"
+        skopeo().copy(image, f"dir:{directory}", "--all").checked()
+        self.assertEqual((directory / "manifest.json").read_bytes(), raw)
+        for each in json.loads(raw)["manifests"]:
+            digest = each["digest"].removeprefix("sha256:")
+            copied = (directory / f"{digest}.manifest.json").read_bytes()
+            client = registry().registry
+            self.assertEqual(copied, client.manifest("portable", each["digest"]).body)
+            for layer in json.loads(copied)["layers"]:
+                self.assertTrue((directory / layer["digest"].removeprefix("sha256:")).exists())
 
     def test_a_platform_that_cannot_be_had(self) -> None:
         """Nobody builds the package for the other platform: the index says so."""
