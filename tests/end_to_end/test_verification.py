@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.end_to_end.case import EndToEndCase, Once, demo_registry
 from tests.end_to_end.client_tree import ClientTree
 from tests.end_to_end.daemon import Daemon
-from tests.end_to_end.package_sets import demo_set
+from tests.end_to_end.package_sets import PlatformSet, demo_set
 from tests.end_to_end.processes import private_directory
 
 VERIFY = "cosign verify --key /run/nixery.pub --insecure-ignore-tlog=true"
@@ -94,12 +94,16 @@ class VerificationTests(EndToEndCase):
         self.signed = signed_registry()
         self.host = self.signed.daemon.address
 
-    def shell(self, script: str) -> str:
-        """Run a script with the clients, the keys and the registries; return what it prints."""
+    def shell(self, script: str, registry: str | None = None) -> str:
+        """
+        Run a script with the clients, the keys and the registries; return what it prints.
+
+        :param registry: the address of the one that signs, if it is another one.
+        """
         environ = {
             "KEY": self.signed.pem,
             "OTHER": self.signed.other_pem,
-            "REGISTRY": self.host,
+            "REGISTRY": registry or self.host,
             "UNSIGNED": demo_registry().address,
             "MIRROR": "127.0.0.1:39017",
         }
@@ -191,6 +195,44 @@ class VerificationTests(EndToEndCase):
             refused 'signature verification failed' \\
                 podman pull --tls-verify=false "$REGISTRY/hello:latest"
         """)
+
+    def test_indexes_are_verified(self) -> None:
+        """The index is verified by cosign, the image of each platform by those who pull it."""
+        options = ["--platforms", "x86_64-linux,aarch64-linux"]
+        daemon = Daemon(
+            PlatformSet().path, name="signed-index", options=options, signing_key=self.signed.key
+        ).start()
+        self.addCleanup(daemon.stop)
+        script = f"""
+            image=$REGISTRY/portable:latest
+            index=$(crane digest --insecure "$image")
+            for platform in amd64 arm64; do
+                digest=$(crane digest --insecure --platform linux/$platform "$image")
+                test "$digest" != "$index"
+                crane manifest --insecure "$image" | grep -q "$digest"
+                crane pull --insecure --platform linux/$platform "$image" /run/$platform.tar
+                crane config --insecure --platform linux/$platform "$image" | grep -q $platform
+                {VERIFY} "$REGISTRY/portable@$digest"
+                {ATTEST} --type cyclonedx "$REGISTRY/portable@$digest"
+            done
+            {VERIFY} "$image"
+            {VERIFY} "$REGISTRY/portable@$index"
+            {VERIFY} --new-bundle-format=false "$image"
+            refused '' {VERIFY.replace("nixery.pub", "other.pub")} "$image"
+
+            policy /run/nixery.pub '{{"type": "matchRepoDigestOrExact"}}'
+            pull "$image"
+            rm -rf /run/image
+            skopeo --policy /etc/containers/policy.json copy --all --src-tls-verify=false \\
+                "docker://$image" dir:/run/image
+            policy /run/other.pub '{{"type": "matchRepository"}}'
+            refused 'signature verification failed' pull "$image"
+
+            mirror
+            oras copy -r --from-plain-http --to-plain-http "$image" "$MIRROR/portable:latest"
+            {VERIFY} "$MIRROR/portable:latest"
+        """
+        self.shell(script, daemon.address)
 
     def test_copies_keep_signatures(self) -> None:
         """Copies in another registry, by oras and by skopeo, are verified there."""
