@@ -95,6 +95,10 @@ class Docker:
     def pull(self, image: str) -> Finished:
         return self._command("pull", image)
 
+    def inspect_manifest(self, image: str) -> Finished:
+        """Print the manifest or the list of an image, without a pull."""
+        return self._command("manifest", "inspect", "--insecure", image)
+
     def log_in(self, registry: str, user: str, password: str) -> Finished:
         """Log in at ``127.0.0.1:port``, to be sent with what is pulled from there."""
         return self._command("login", "--username", user, "--password", password, registry)

@@ -83,6 +83,13 @@ class PlatformTests(EndToEndCase):
             self.assertEqual(said.strip(), HOST)
             engine.remove(image).checked()
 
+    def test_docker_shows_the_platforms(self) -> None:
+        """Docker's command line shows the platforms of a tag."""
+        said = docker().inspect_manifest(f"{registry().address}/portable").checked().stdout
+        platforms = [each["platform"] for each in json.loads(said)["manifests"]]
+        self.assertEqual([each["architecture"] for each in platforms], ["amd64", "arm64"])
+        self.assertEqual(platforms[1].get("variant"), "v8")
+
     def test_engines_pull_another(self) -> None:
         """Every engine gets the other platform of the same tag where it asks for it."""
         image, architecture = f"{registry().address}/portable", ARCHITECTURES[FOREIGN]
