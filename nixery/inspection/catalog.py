@@ -30,11 +30,13 @@ from nixery.image.image_index import ImageIndex, index_manifest
 from nixery.image.manifests import INDEX_TYPES, MANIFEST_TYPES, Image, Manifest
 from nixery.image.names import Digest, ImageName, Tag
 from nixery.inspection.image_list import (
+    EarlierImage,
     ImageEntry,
     decode_entry,
     encode_entry,
     entry_key,
     make_entry,
+    with_history,
 )
 from nixery.inspection.manifest_summary import summarize_manifest
 from nixery.inspection.page_data import PageData, make_page_data, summary_page_data
@@ -132,6 +134,8 @@ class ImageCatalog:
 
         async def write() -> None:
             entry = make_entry(name, tag, image, self.wall_clock.now())
+            for former in await self.read_entries([entry.label]):
+                entry = with_history(entry, former)
             await self.storage.set_record(LISTED, entry.label, encode_entry(entry))
             self._keys.clear()
 
@@ -189,6 +193,17 @@ class ImageCatalog:
         """
         records = await gather(self.storage.get_record(LISTED, name) for name in keys)
         return await self.cpu.run(_decode_all, tuple(records))
+
+    async def earlier_images(self, label: str) -> Sequence[EarlierImage]:
+        """
+        Return the images that a tag has meant before and that are stored, the latest first.
+
+        :param label: a name with its tag.
+        :raises StorageError: the storage failed.
+        """
+        earlier = [each for entry in await self.read_entries([label]) for each in entry.earlier]
+        gone = await self.storage.missing([each.digest for each in earlier], record_use=False)
+        return [each for each in earlier if each.digest not in gone]
 
     async def find(self, name: ImageName, tag: Tag, system: str = "") -> Manifest | None:
         """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nixery.errors import NixeryError
 from nixery.image.image_index import ImageIndex
@@ -18,7 +18,31 @@ from nixery.image.manifests import Image
 from nixery.image.names import Digest, ImageName, Tag, parse_digest, parse_image_name, parse_tag
 from nixery.runtime.clocks import WallTime
 
-__all__ = ["ImageEntry", "decode_entry", "encode_entry", "make_entry", "entry_key"]
+__all__ = [
+    "EarlierImage",
+    "ImageEntry",
+    "decode_entry",
+    "encode_entry",
+    "entry_key",
+    "make_entry",
+    "with_history",
+]
+
+MAX_EARLIER_IMAGES = 10
+"""Number of images that a tag has meant before and that are kept in its entry."""
+
+
+@frozen(kw_only=True)
+class EarlierImage:
+    """
+    An image that a tag has meant before.
+
+    :param digest: the digest of its OCI manifest, or of the OCI index.
+    :param first_served: the time at which it was first served for this name and tag.
+    """
+
+    digest: Digest
+    first_served: WallTime
 
 
 @frozen(kw_only=True)
@@ -34,6 +58,7 @@ class ImageEntry:
     :param first_served: the time at which it was first served for this name and tag.
     :param platforms: the Nix systems of an index; the layers and the size are those of the image
         for clients without indexes.
+    :param earlier: the images that the tag has meant before, the latest first.
     """
 
     repository: str
@@ -44,6 +69,7 @@ class ImageEntry:
     layers: tuple[Digest, ...]
     first_served: WallTime
     platforms: tuple[str, ...] = ()
+    earlier: tuple[EarlierImage, ...] = ()
 
     @property
     def label(self) -> str:
@@ -76,6 +102,19 @@ def make_entry(name: ImageName, tag: Tag, image: Image, first_served: WallTime) 
     )
 
 
+def with_history(entry: ImageEntry, former: ImageEntry) -> ImageEntry:
+    """
+    Return an entry with what the tag has meant before.
+
+    :param former: the entry that it replaces.
+    """
+    if former.digest == entry.digest:
+        return evolve(entry, first_served=former.first_served, earlier=former.earlier)
+    latest = EarlierImage(digest=former.digest, first_served=former.first_served)
+    earlier = [each for each in (latest, *former.earlier) if each.digest != entry.digest]
+    return evolve(entry, earlier=tuple(earlier[:MAX_EARLIER_IMAGES]))
+
+
 def encode_entry(entry: ImageEntry) -> bytes:
     """Encode an entry for storage."""
     return json.dumps(
@@ -88,6 +127,7 @@ def encode_entry(entry: ImageEntry) -> bytes:
             "layers": entry.layers,
             "served": entry.first_served,
             **({"platforms": entry.platforms} if entry.platforms else {}),
+            "earlier": [(each.digest, each.first_served) for each in entry.earlier],
         },
         separators=(",", ":"),
     ).encode("ascii")
@@ -109,6 +149,12 @@ def decode_entry(data: bytes) -> ImageEntry:
             layers=tuple(parse_digest(each) for each in value["layers"]),
             first_served=WallTime(float(value["served"])),
             platforms=tuple(str(each) for each in value.get("platforms", ())),
+            earlier=tuple(
+                EarlierImage(
+                    digest=parse_digest(digest), first_served=WallTime(float(first_served))
+                )
+                for digest, first_served in value.get("earlier", ())
+            ),
         )
     except (
         AttributeError,

@@ -74,6 +74,8 @@ class CompressionTests(EndToEndCase):
             expected = told["partial_pull"]["size_with_reflinks"]
             self.assertLess(abs(expected - fetched), 0.03 * expected)
             self.assertIn("leaf", [each["name"] for each in told["packages"]["rebuilt"]])
+            image = daemon.registry.get("/images/leaf:latest").json()
+            self.assertEqual(old, image["earlier"][0]["digest"])
 
     def digest(self, daemon: Daemon) -> str:
         """The digest of the image, as a node knows it that has pulled it."""

@@ -28,7 +28,7 @@ from nixery.image.names import (
     parse_tag,
 )
 from nixery.inspection.comparison import Comparison, PackageChange
-from nixery.inspection.image_list import ImageEntry
+from nixery.inspection.image_list import EarlierImage, ImageEntry
 from nixery.inspection.page_data import PageData
 
 __all__ = ["ComparisonPage"]
@@ -45,6 +45,9 @@ class _Catalog(Protocol):
 
     async def page_data(self, manifest: Manifest) -> PageData:
         """Return all data for the page of an image."""
+
+    async def earlier_images(self, label: str) -> Sequence[EarlierImage]:
+        """Return the images that a tag has meant before, the latest first."""
 
     async def images_by_layer(self) -> Mapping[Digest, tuple[ImageEntry, ...]]:
         """Return the images that contain each layer, by the layer's digest."""
@@ -168,6 +171,7 @@ class ComparisonPage:
         """Answer with the page; without a comparison it has the form alone."""
         page_data = await self._catalog.page_data(manifest)
         holders = await self._catalog.images_by_layer()
+        earlier = await self._catalog.earlier_images(f"{name.repository}:{tag}")
         if client_disconnected(request):
             return None
         label = f"{name.repository}:{tag}"
@@ -188,6 +192,8 @@ class ComparisonPage:
             base=place(label),
             # There is no page of an image by its digest.
             other_base="" if "@" in other else place(other),
+            repository=name.repository,
+            earlier=earlier,
             related=related_images(label, page_data.report, visible),
             comparison=comparison,
         )

@@ -42,7 +42,7 @@ from nixery.http.visibility import VisibilityRules
 from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Manifest
 from nixery.image.names import Digest, ImageName, Tag, parse_image_name
-from nixery.inspection.image_list import ImageEntry
+from nixery.inspection.image_list import EarlierImage, ImageEntry
 from nixery.inspection.page_data import PageData
 from nixery.runtime.workers import Workers
 from nixery.storage.errors import BlobUnknown
@@ -82,6 +82,9 @@ class Catalog(Protocol):
 
     async def read_attachment(self, attachment: Attachment) -> bytes:
         """Return the bytes of a document."""
+
+    async def earlier_images(self, label: str) -> Sequence[EarlierImage]:
+        """Return the images that a tag has meant before, the latest first."""
 
     async def images_by_layer(self) -> Mapping[Digest, tuple[ImageEntry, ...]]:
         """Return the images that contain each layer, by the layer's digest."""
@@ -235,6 +238,7 @@ class ImagePages:
     ) -> bytes | None:
         label = f"{name.repository}:{tag}"
         holders = await self._catalog.images_by_layer()
+        earlier = await self._catalog.earlier_images(label)
         index = await self._catalog.find_index(name, tag)
         own = {page_data.report.digest}
         if index is not None:
@@ -255,6 +259,9 @@ class ImagePages:
             return None
         if not wants_html(request):
             data = image_data(name.repository, tag, view)
+            data["earlier"] = [
+                {"digest": each.digest, "served": each.first_served} for each in earlier
+            ]
             if index is not None:
                 data["index"] = index_data(name, tag, index)
             return _send_json(request, data)
@@ -266,6 +273,7 @@ class ImagePages:
             tag=tag,
             base=place(label),
             view=view,
+            earlier=earlier,
             index=None if index is None else index_data(name, tag, index),
             is_index=bool(name.platforms),
         )

@@ -110,6 +110,35 @@ class ImageCatalogTests(BuilderCase):
             page_data = self.now(self.catalog.page_data(image.manifests[0]))
             self.assertTrue(page_data.has_report)
 
+    def test_tag_remembers_what_it_has_meant(self) -> None:
+        """The images that a tag meant before are told, the latest first, while they are stored."""
+        name = parse_image_name("git", SYSTEM)
+        images = [self.build(each) for each in ("git", "bash", "bash/git")]
+        digests = [image.manifests[0].digest for image in images]
+
+        def serve(*numbers: int) -> None:
+            for number in numbers:
+                self.clock.advance(1)
+                self.catalog.record_served(name, LATEST, images[number])
+                self.clock.advance(1)
+
+        def earlier() -> list[Digest]:
+            return [each.digest for each in self.now(self.catalog.earlier_images(f"git:{LATEST}"))]
+
+        self.assertEqual([], earlier())
+        serve(0)
+        first = self.now(self.catalog.read_entries([f"git:{LATEST}"]))[0].first_served
+        serve(1, 1, 2)
+        self.assertEqual([digests[1], digests[0]], earlier())
+        self.assertEqual(
+            first, self.now(self.catalog.earlier_images(f"git:{LATEST}"))[1].first_served
+        )
+        serve(0)
+        self.assertEqual([digests[2], digests[1]], earlier())
+        self.storage.lose(digests[2])
+        self.assertEqual([digests[1]], earlier())
+        self.assertEqual([], list(self.now(self.catalog.earlier_images("absent:latest"))))
+
     def test_manifest_is_found_by_the_name_that_it_was_served_for(self) -> None:
         """A manifest is found by its digest for its own name alone, while it is stored."""
         image = self.build("git")

@@ -13,10 +13,12 @@ from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.image_pages import ImagePages
 from nixery.image.manifests import Manifest
 from nixery.inspection.comparison import Comparison, compare_images
+from nixery.inspection.image_list import EarlierImage
 from nixery.inspection.page_data import make_page_data
 from nixery.inspection.report import ImageReport
 from nixery.inspection.report_file import encode_report
 from nixery.layers.partial_pull import PartialPull
+from nixery.runtime.clocks import WallTime
 from nixery.testing.fakes import InlineWorkers
 from tests.support.http import Connection, Response, make_root
 from tests.support.inspection import digest, report_of
@@ -184,6 +186,18 @@ class ComparisonPageTests(SynchronousTestCase):
         self.assertEqual("compare-images", Tags(text).attribute("compare-with", "list"))
         self.assertEqual(400, self.ask(PAGE, JSON).status)
         self.assertIn('action="/images/shell/git:latest/compare"', self.image_page())
+
+    def test_earlier_images_of_a_tag_are_one_step_away(self) -> None:
+        """What a tag has meant before is linked from the image and from its comparisons."""
+        image = self.catalog.images.pop()
+        earlier = EarlierImage(digest=digest("old"), first_served=WallTime(1_600_000_000))
+        self.catalog.images.append(evolve(image, earlier=(earlier,)))
+        link = f"{PAGE}?with=shell/git@{earlier.digest}"
+        for text in (self.image_page(), self.page()):
+            self.assertIn(link, [each.get("href") for _, each in Tags(text).found])
+            self.assertIn("2020-09-13 12:26:40", text)
+        value = json.loads(self.ask("/images/shell/git:latest", JSON).body)
+        self.assertEqual([{"digest": earlier.digest, "served": 1_600_000_000}], value["earlier"])
 
     def image_page(self) -> str:
         return self.ask("/images/shell/git:latest").body.decode()

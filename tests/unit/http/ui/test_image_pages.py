@@ -20,7 +20,7 @@ from nixery.http.ui.image_pages import DOCUMENTS, IMAGES_AT_ONCE, ImagePages
 from nixery.image.image_index import ImageIndex, build_index
 from nixery.image.manifests import Image, Manifest
 from nixery.image.names import Digest, ImageName, PackageRequest, Tag, parse_image_name
-from nixery.inspection.image_list import ImageEntry
+from nixery.inspection.image_list import EarlierImage, ImageEntry
 from nixery.inspection.page_data import PageData, make_page_data, summary_page_data
 from nixery.inspection.report import ImageReport, ReportedLicense
 from nixery.inspection.report_file import encode_report
@@ -65,6 +65,9 @@ class FakeCatalog:
             each for each in self.page_data_of.values() if each.report.digest == manifest.digest
         ]
         return found
+
+    async def earlier_images(self, label: str) -> Sequence[EarlierImage]:
+        return [each for entry in await self.read_entries([label]) for each in entry.earlier]
 
     async def attachments(self, manifest: Manifest) -> tuple[Attachment, ...]:
         return tuple(attachment for attachment, _ in self.documents)
