@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.clean_roots.root import CleanRoot
 from tests.scratch import remove_tree
 
-__all__ = ["debian"]
+__all__ = ["MASKED", "debian"]
 
 RELEASE = "trixie"
 
