@@ -12,6 +12,7 @@ import functools
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -20,6 +21,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.clean_roots.root import RELEASES, USER, CleanRoot, Run
 from tests.clean_roots.terminal import Terminal
+from tests.clean_roots.tutorial import type_tutorial
 from tests.end_to_end.case import skopeo
 from tests.end_to_end.processes import free_port, private_directory, wait_until
 
@@ -92,8 +94,12 @@ class CleanRootCase(SynchronousTestCase):
             # Root is asked whether to install that.
             self.check_succeeded(root.run("sh", "-c", f"yes | {{ {command}; }}", user="root"))
 
-    def check_serves(self, root: CleanRoot) -> None:
-        """The registry starts, a client pulls from it, and ctrl-C leaves nothing behind."""
+    def check_serves(self, root: CleanRoot, use: Callable[[str], None] = lambda _: None) -> None:
+        """
+        The registry starts, a client pulls from it, and ctrl-C leaves nothing behind.
+
+        :param use: uses the registry besides, given its address.
+        """
         before = root.files(*KEPT, str(root.checkout))
         address = f"127.0.0.1:{free_port()}"
         command = ("nix/demo/start", "--listen", f"tcp:{address[10:]}:interface=127.0.0.1")
@@ -109,6 +115,7 @@ class CleanRootCase(SynchronousTestCase):
         else:
             self.fail(f"{' '.join(command)} has never enough:\n{terminal.output}")
         self.check_pull(address, terminal)
+        use(address)
         self.check_stopped(root, terminal.interrupt(), before)
 
     def check_pull(self, address: str, terminal: Terminal) -> None:
@@ -148,10 +155,10 @@ class QuickTests(CleanRootCase):
             self.assertRegex(run.output, r"\nlint: ok \(\d+ s\)\n0 passed, 0 failed\n\Z")
 
     def test_registry_of_the_release_that_this_machine_is_not_of_serves(self) -> None:
-        """The registry of the release that this machine is not of serves."""
+        """The registry of the release that this machine is not of serves, also the tutorial."""
         for release in RELEASES:
             if release not in Path("/etc/os-release").read_text():
-                self.check_serves(self.make_root(release, "root"))
+                self.check_serves(self.make_root(release, "root"), type_tutorial)
 
     def test_command_ends_with_killed_tests(self) -> None:
         """Killing these tests kills all that they run in a root."""

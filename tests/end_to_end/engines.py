@@ -121,6 +121,14 @@ class Docker:
     def remove(self, image: str) -> Finished:
         return self._command("rmi", "--force", image)
 
+    def type(self, arguments: Sequence[str], typed: str = "") -> Finished:
+        """
+        Run a command as it is documented.
+
+        :param typed: what is then typed.
+        """
+        return run([*self._client, *arguments], environ=self._environ, typed=typed)
+
     def _command(self, *arguments: str) -> Finished:
         return run([*self._client, *arguments], environ=self._environ)
 
@@ -220,6 +228,16 @@ class Podman:
     def kill(self, container: str) -> None:
         """End and forget a container, at once."""
         self._command("rm", "--force", "--volumes", container)
+
+    def type(self, arguments: Sequence[str], typed: str = "") -> Finished:
+        """
+        Run a command as it is documented, with the options that the tests' machine needs.
+
+        :param typed: what is then typed.
+        """
+        first, *rest = arguments
+        options = ["--network=none", *self._limits] if first == "run" else []
+        return run([*self._client, first, *options, *rest], environ=self._environ, typed=typed)
 
     def _command(self, *arguments: str) -> Finished:
         return run([*self._client, *arguments], environ=self._environ)

@@ -65,12 +65,14 @@ def run(
     *,
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    typed: str = "",
     seconds: float = 180,
 ) -> Finished:
     """
     Run a command to its end, with all of its descendants.
 
     :param environ: its whole environment; that of the tests by default.
+    :param typed: its standard input.
     :param seconds: when to kill it.
     :raises AssertionError: it had to be killed.
     """
@@ -78,7 +80,7 @@ def run(
         argv,
         env=None if environ is None else dict(environ),
         cwd=cwd,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if typed else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -86,7 +88,7 @@ def run(
         start_new_session=True,
     ) as child:
         try:
-            stdout, stderr = child.communicate(timeout=seconds)
+            stdout, stderr = child.communicate(typed or None, timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             stdout, stderr = child.communicate()
