@@ -10,6 +10,7 @@ from urllib.request import urlopen
 from attrs import field, frozen
 
 from tests.end_to_end.case import docker, podman
+from tests.end_to_end.engines import Docker, Podman
 from tests.support.documentation import sections
 
 __all__ = ["type_tutorial"]
@@ -77,7 +78,7 @@ def _run(command: _Command, address: str) -> None:
         with urlopen(arguments[-1], timeout=60) as answer:
             assert answer.readline(), "no event"
         return
-    engine = {"docker": docker, "podman": podman}[program]()
+    engine: Docker | Podman = docker() if program == "docker" else podman()
     # There is no terminal.
     arguments = ["-i" if each == "-it" else each for each in arguments]
     done = engine.type(arguments, "".join(f"{line}\n" for line in command.typed))
