@@ -24,6 +24,7 @@ from nixery.image.errors import InvalidDigest, InvalidName, InvalidReference
 __all__ = [
     "DEFAULT_PACKAGES",
     "ARCH_META_PACKAGES",
+    "META_PACKAGES",
     "MULTI",
     "MULTI_SYSTEMS",
     "SHELL",
@@ -62,7 +63,8 @@ MULTI = "multi"
 MULTI_SYSTEMS = ("x86_64-linux", "aarch64-linux")
 """The systems of an index, where the configuration lists none."""
 
-_META_PACKAGES = frozenset({"shell", MULTI, *ARCH_META_PACKAGES})
+META_PACKAGES = frozenset({"shell", MULTI, *ARCH_META_PACKAGES})
+"""All meta-packages."""
 
 ESCAPE = "attr--"
 """
@@ -123,7 +125,7 @@ class ImageName:
     def for_system(self, system: str) -> ImageName:
         """Return the name that requests the same packages for one system, and no index."""
         components = self.repository.split("/")
-        meta = list(itertools.takewhile(_META_PACKAGES.__contains__, components))
+        meta = list(itertools.takewhile(META_PACKAGES.__contains__, components))
         chosen = [name for name, known in ARCH_META_PACKAGES.items() if known == system]
         kept = [component for component in meta if component == "shell"]
         return ImageName(
@@ -169,7 +171,7 @@ def parse_image_name(repository: str, system: str, platforms: Collection[str] = 
     for component in components:
         if leading and component == "shell":
             requests += [PackageRequest(name=name, exact=True) for name in SHELL]
-        elif leading and component in _META_PACKAGES:
+        elif leading and component in META_PACKAGES:
             chosen = component
         else:
             leading = False
@@ -189,11 +191,11 @@ def canonical_repository(repository: str) -> str:
     :param repository: as :func:`parse_image_name` accepts it.
     """
     components = repository.split("/")
-    meta = list(itertools.takewhile(_META_PACKAGES.__contains__, components))
+    meta = list(itertools.takewhile(META_PACKAGES.__contains__, components))
     # A package that is called like a meta-package must not come first.
     packages = sorted(
         set(components[len(meta) :]),
-        key=lambda component: (component in _META_PACKAGES, component),
+        key=lambda component: (component in META_PACKAGES, component),
     )
     # Of those that choose a system, the last one counts.
     chosen = [component for component in meta if component != "shell"][-1:]

@@ -98,6 +98,7 @@ def make_web_ui(
             ),
             config.sources.system,
             reactor,
+            platforms=config.sources.platforms,
             builds=tracker if config.ui.show_builds else None,
             visibility=visibility,
         )

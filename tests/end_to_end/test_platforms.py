@@ -130,6 +130,10 @@ class PlatformTests(EndToEndCase):
             self.assertEqual(key, f"nixery.platform.skipped.{foreign}")
             self.assertIn(words, reason)
             self.assertIn(words, registry().registry.manifest(f"{foreign}/{name}").message)
+        found = registry().registry.get("/api/packages?names=portable+local").json()["packages"]
+        self.assertEqual([each["status"] for each in found], ["found", "found"])
+        self.assertEqual([each["platforms"] for each in found], [["amd64", "arm64"], [own]])
+        self.assertIn("no package", found[1]["missing_platforms"][foreign])
         absent = registry().registry.manifest("nothing", accept=CLIENTS)
         self.assertEqual((absent.status, absent.error["code"]), (404, "MANIFEST_UNKNOWN"))
 

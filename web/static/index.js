@@ -75,10 +75,14 @@ function described(each) {
     " ", element("code", {}, element("bdi", {}, each.name)), " ");
   if (each.status === "found") {
     const others = each.outputs.join() === "out" ? "" : `, outputs ${each.outputs.join(", ")}`;
+    const platforms = each.platforms?.length ? `; for ${each.platforms.join(", ")}` : "";
     item.append(
       element("strong", {}, element("bdi", {}, `${each.pname} ${each.version}`)), " ",
       element("bdi", {}, each.description), " ",
-      element("span", { class: "quiet small" }, `(${each.attribute}${others})`));
+      element("span", { class: "quiet small" }, `(${each.attribute}${others}${platforms})`));
+    for (const [label, reason] of Object.entries(each.missing_platforms ?? {})) {
+      item.append(" ", element("span", { class: "small" }, `Not for ${label}: `, element("bdi", {}, shown(reason)), "."));
+    }
     return item;
   }
   item.append(element("bdi", {}, each.message));

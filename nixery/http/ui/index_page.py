@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from attrs import evolve
@@ -28,6 +29,7 @@ from nixery.http.ui.build_streams import Builds
 from nixery.http.ui.package_query import (
     MAX_QUERY_CHARACTERS,
     JsonResult,
+    PackageQueries,
     commands,
     describe_results,
     parse_query,
@@ -37,6 +39,7 @@ from nixery.http.visibility import AllowAll, VisibilityRules
 from nixery.image.errors import PackageProblem
 from nixery.image.names import ARCH_META_PACKAGES, DEFAULT_PACKAGES, SHELL, PackageRequest
 from nixery.image.packages import LookupResult
+from nixery.nix.errors import EvaluationFailed
 from nixery.runtime.deferreds import TimedOut, with_timeout
 from nixery.sources.source import Revision
 
@@ -79,6 +82,7 @@ class IndexPage:
     :param pages: renders the page.
     :param search: looks up packages.
     :param system: the Nix system of images whose name chooses none.
+    :param platforms: the systems of the index that such a name means; empty: it means an image.
     :param clock: for the timeout of the revision, which the page can do without.
     :param builds: supplies the builds to show; ``None``: none are shown.
     :param visibility: decides which builds and packages a client may see.
@@ -91,12 +95,14 @@ class IndexPage:
         system: str,
         clock: IReactorTime,
         *,
+        platforms: Sequence[str] = (),
         builds: Builds | None = None,
         visibility: VisibilityRules | None = None,
     ) -> None:
         self._pages = pages
         self._search = search
         self._system = system
+        self._platforms = platforms
         self._clock = clock
         self._builds = builds
         self._visibility = visibility or AllowAll()
@@ -146,7 +152,7 @@ class IndexPage:
         # The user before the address, which is that of the client of a trusted proxy.
         client = client_keys(request)[-1]
         try:
-            queries = parse_query(typed, self._system)
+            queries = parse_query(typed, self._system, self._platforms)
             if queries is None:
                 return 400, {**_NOTHING, "error": "type the names of packages: shell git htop"}
             if not self._visibility.may_see(request, queries.name.repository):
@@ -154,13 +160,14 @@ class IndexPage:
             checked = await self._search.search(
                 client, queries.name.system, queries.package_requests
             )
+            platforms = await self._search_platforms(client, queries, checked)
         except NixeryError as error:
             problem = error_response(error)
             if not client_disconnected(request):
                 set_headers(request, problem.headers)
             return problem.status, {**_NOTHING, "error": problem.message}
         results = [self._visible(request, result) for result in checked.results]
-        packages: list[JsonResult] = describe_results(queries, results)
+        packages: list[JsonResult] = describe_results(queries, results, platforms)
         return 200, {
             "error": None,
             "image": queries.name.repository,
@@ -169,6 +176,25 @@ class IndexPage:
             "packages": packages,
             "commands": commands(self._pages.address, queries, results),
         }
+
+    async def _search_platforms(
+        self, client: str, queries: PackageQueries, own: _SearchResult
+    ) -> Mapping[str, Sequence[LookupResult]]:
+        """
+        Return the results for the systems of an index; nothing for other images.
+
+        :param own: those for the system of the registry.
+        """
+        platforms: dict[str, Sequence[LookupResult]] = {}
+        for system in queries.name.platforms:
+            if system == queries.name.system:
+                platforms[system] = own.results
+                continue
+            # A package set that does not evaluate for a system has nothing to say of it.
+            with suppress(EvaluationFailed):
+                found = await self._search.search(client, system, queries.package_requests)
+                platforms[system] = found.results
+        return platforms
 
     def _visible(self, request: Request, result: LookupResult) -> LookupResult:
         """Leave out the candidates that a client may not see."""

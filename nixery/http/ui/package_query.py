@@ -12,13 +12,17 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from attrs import frozen
 
 from nixery.image.errors import InvalidName
+from nixery.image.image_index import platform_label
 from nixery.image.names import (
     ARCH_META_PACKAGES,
     MAX_NAME_CHARACTERS,
+    META_PACKAGES,
+    MULTI,
     SHELL,
     ImageName,
     PackageRequest,
@@ -82,11 +86,12 @@ class PackageQueries:
         return tuple(wanted)
 
 
-def parse_query(text: str, system: str) -> PackageQueries | None:
+def parse_query(text: str, system: str, platforms: Sequence[str] = ()) -> PackageQueries | None:
     """
     Parse the typed text; ``None`` if it contains no names.
 
     :param system: the Nix system of images whose name chooses none.
+    :param platforms: the systems of the index that such a name means; empty: it means an image.
     :raises InvalidName: it is too long, or contains something that cannot be a name.
     """
     if len(text) > MAX_QUERY_CHARACTERS:
@@ -102,7 +107,7 @@ def parse_query(text: str, system: str) -> PackageQueries | None:
             reason=f"there are more than {MAX_QUERIES} names; ask for them in parts",
         )
     # Meta-packages have a meaning only at the start of a name, so they are moved there.
-    leading = [word for word in typed if word == "shell" or word in ARCH_META_PACKAGES]
+    leading = [word for word in typed if word in META_PACKAGES]
     typed = [*leading, *(word for word in typed if word not in leading)]
     components = [_component(word) for word in typed]
     repository = "/".join(components)
@@ -111,7 +116,7 @@ def parse_query(text: str, system: str) -> PackageQueries | None:
             name=repository[:64] + "...",
             reason=f"the name of the image would be longer than {MAX_NAME_CHARACTERS} characters",
         )
-    name = parse_image_name(repository, system)
+    name = parse_image_name(repository, system, platforms)
     return PackageQueries(
         queries=tuple(
             PackageQuery(
@@ -125,22 +130,55 @@ def parse_query(text: str, system: str) -> PackageQueries | None:
     )
 
 
-def describe_results(queries: PackageQueries, results: Sequence[LookupResult]) -> list[JsonResult]:
-    """Return the result for each name, in the order in which they are in the image's name."""
+def describe_results(
+    queries: PackageQueries,
+    results: Sequence[LookupResult],
+    platforms: Mapping[str, Sequence[LookupResult]] = MappingProxyType({}),
+) -> list[JsonResult]:
+    """
+    Return the result for each name, in the order in which they are in the image's name.
+
+    :param platforms: of an index, the results for each of its systems.
+    """
     by_request = {result.request: result for result in results}
     described: list[JsonResult] = []
     for query in queries.queries:
         if query.package_request is not None:
-            described.append(_describe_package(query, by_request[query.package_request]))
+            package = _describe_package(query, by_request[query.package_request])
+            described.append({**package, **_platforms_of(query.package_request, platforms)})
             continue
-        described.append(_describe_meta_package(query, by_request))
+        described.append(_describe_meta_package(queries, query, by_request))
     return described
 
 
+def _platforms_of(
+    request: PackageRequest, platforms: Mapping[str, Sequence[LookupResult]]
+) -> JsonResult:
+    """Return the platforms that have a package, and why others do not; nothing without an index."""
+    found = {
+        platform_label(system): result.result
+        for system, results in platforms.items()
+        for result in results
+        if result.request == request
+    }
+    if not found:
+        return {}
+    return {
+        "platforms": [label for label, each in found.items() if isinstance(each, Package)],
+        "missing_platforms": {
+            label: each.message for label, each in found.items() if not isinstance(each, Package)
+        },
+    }
+
+
 def _describe_meta_package(
-    query: PackageQuery, found: Mapping[PackageRequest, LookupResult]
+    queries: PackageQueries, query: PackageQuery, found: Mapping[PackageRequest, LookupResult]
 ) -> JsonResult:
     common = {"name": query.typed, "component": query.component}
+    if query.component == MULTI:
+        systems = ", ".join(queries.name.platforms) or queries.name.system
+        message = f"the image is for {systems}"
+        return {**common, "status": "meta", "message": message, "candidates": []}
     if query.component in ARCH_META_PACKAGES:
         return {
             **common,

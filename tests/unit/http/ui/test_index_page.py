@@ -52,6 +52,8 @@ class FakePackageSearch:
         self.error: NixeryError | None = None
         self.unknown: Deferred[Revision] | None = None
         self.asked: list[tuple[str, str, Sequence[PackageRequest]]] = []
+        self.broken_systems: set[str] = set()
+        self.lacking: set[tuple[str, str]] = set()
 
     async def revision(self) -> Revision:
         if self.unknown is not None:
@@ -64,8 +66,12 @@ class FakePackageSearch:
         self.asked.append((client, system, requests))
         if self.error is not None:
             raise self.error
+        if system in self.broken_systems:
+            raise EvaluationFailed(reason="no", output=OUTPUT)
         answers = [
-            missing(each, MISSING[each.name]) if each.name in MISSING else found(each)
+            missing(each, MISSING.get(each.name, ()))
+            if each.name in MISSING or (system, each.name) in self.lacking
+            else found(each)
             for each in requests
         ]
         return SearchResult(revision=await self.revision(), results=tuple(answers))
@@ -86,12 +92,13 @@ class UsersTestCase(SynchronousTestCase):
         self.pages = make_pages()
         self.root = self.serve()
 
-    def serve(self, *, builds: bool = True) -> Resource:
+    def serve(self, *, builds: bool = True, platforms: Sequence[str] = ()) -> Resource:
         index = IndexPage(
             self.pages,
             self.package_search,
             "x86_64-linux",
             self.clock,
+            platforms=platforms,
             builds=self.book if builds else None,
             visibility=Hidden(),
         )
@@ -135,6 +142,35 @@ class IndexTests(UsersTestCase):
         connection.send("GET", "/", BROWSER)
         self.clock.advance(1)
         self.assertIn(b"not looked up yet", connection.response().body)
+
+    def test_platforms_of_an_index(self) -> None:
+        """The platforms that have each package are told where the name means several."""
+        body = self.ask("/api/packages?names=multi+git").body
+        meta, git = json.loads(body)["packages"]
+        self.assertEqual(meta["message"], "the image is for x86_64-linux, aarch64-linux")
+        self.assertEqual((git["platforms"], git["missing_platforms"]), (["amd64", "arm64"], {}))
+        self.assertEqual(
+            [system for _, system, _ in self.package_search.asked[-2:]],
+            ["x86_64-linux", "aarch64-linux"],
+        )
+        self.assertIn("for amd64, arm64)", self.page("/?packages=multi+git"))
+        self.assertNotIn(
+            "platforms", json.loads(self.ask("/api/packages?names=git").body)["packages"][0]
+        )
+
+    def test_package_that_a_platform_lacks(self) -> None:
+        """What a platform says of a package that it lacks is told; a broken one says nothing."""
+        self.package_search.lacking = {("aarch64-linux", "git")}
+        self.root = self.serve(platforms=("x86_64-linux", "aarch64-linux"))
+        [git] = json.loads(self.ask("/api/packages?names=git").body)["packages"]
+        self.assertEqual((git["status"], git["platforms"]), ("found", ["amd64"]))
+        self.assertEqual(list(git["missing_platforms"]), ["arm64"])
+        self.assertIn("Not for arm64: ", self.page("/?packages=git"))
+        self.package_search.broken_systems = {"aarch64-linux"}
+        [git] = json.loads(self.ask("/api/packages?names=git").body)["packages"]
+        self.assertEqual((git["platforms"], git["missing_platforms"]), (["amd64"], {}))
+        names = {each.name for _, _, requests in self.package_search.asked for each in requests}
+        self.assertEqual(names, {"git"})
 
     def test_box_without_scripts(self) -> None:
         """The form alone answers, and what was typed stays in it."""
