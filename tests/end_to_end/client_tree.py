@@ -45,7 +45,15 @@ class ClientTree:
         if not bases:
             raise SkipTest(f"{BASES} names no directory with a tree of clients that verify")
         self.path = Path(bases) / "sid"
-        missing = [each for each in self.programs if not (self.path / "usr/bin" / each).exists()]
+        self.require(*(f"usr/bin/{each}" for each in self.programs))
+
+    def require(self, *files: str) -> None:
+        """
+        Check that the tree has these files.
+
+        :raises SkipTest: it has not.
+        """
+        missing = [each for each in files if not (self.path / each).exists()]
         if missing:
             raise SkipTest(f"{self.path} has no {', '.join(missing)}")
 

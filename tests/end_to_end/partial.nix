@@ -40,4 +40,23 @@ rec {
     cp $builder $out/bin/busybox
     for tool in sh cat find sha256sum sort; do ln -s busybox $out/bin/$tool; done
   '';
+
+  # Entries that formats treat apart: names longer than 255 and 100 bytes, an empty file, one file
+  # under two names, and one with a hole.
+  odd = mk "odd" { } ''
+    long=$(printf '%0150d' 0)
+    mkdir -p $out/share/odd/$long/$long
+    echo $salt deep > $out/share/odd/$long/$long/$long
+    : > $out/share/odd/empty
+    echo $salt twice > $out/share/odd/one
+    ln $out/share/odd/one $out/share/odd/two
+    echo $salt > $out/share/odd/holes
+    dd if=/dev/zero of=$out/share/odd/holes bs=1 count=1 seek=3000000
+  '';
+
+  # A name that is not UTF-8: tables of contents cannot have it.
+  latin = mk "latin" { } ''
+    mkdir -p $out/share/latin
+    echo $salt > $out/share/latin/$(printf 'caf\351')
+  '';
 }

@@ -5,8 +5,13 @@ Tests of real engines with layers that are compressed otherwise than by gzip.
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest
 
 from nixery.storage.interface import ByteRange
 from tests.end_to_end.case import (
@@ -21,7 +26,7 @@ from tests.end_to_end.case import (
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.images import check_image
 from tests.end_to_end.package_sets import PartialSet, demo_set
-from tests.end_to_end.processes import private_directory
+from tests.end_to_end.processes import private_directory, run
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST
 from tests.support.partial_pulls import PartialPuller, digest_of, parse_parts
 
@@ -34,6 +39,33 @@ chunked_registry = Once(
 plain_registry = Once(
     lambda: Daemon(demo_set(), name="plain", options=["--compression", "none"]).start()
 )
+
+_PACK = """
+import json, resource, sys
+from nixery.layers.compression_levels import Compression
+from nixery.layers.tarball import pack_store_paths
+from tests.support.partial_pulls import PREFIX, read_table
+
+pieces = []
+packed = pack_store_paths(
+    [f"/nix/store/{'a' * 32}-sparse"],
+    lambda data: pieces.append(data) or len(data),
+    compression=Compression(kind="zstd-chunked"),
+    store=sys.argv[1],
+)
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+blob = b"".join(pieces)
+entries = read_table(blob, packed.annotations)
+chunks = [each["chunkDigest"] for each in entries if "chunkDigest" in each]
+print(json.dumps({
+    "memory": memory, "size": packed.size, "chunks": len(chunks), "different": len(set(chunks)),
+}))
+"""
+"""Packs a store path, and tells what became of it."""
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+FULL = os.environ.get("NIXERY_TEST_FULL") == "1"
 
 FIRST_DOCKER = 23
 """The first version of Docker that unpacks zstd."""
@@ -60,10 +92,12 @@ class CompressionTests(EndToEndCase):
         ).start()
         self.addCleanup(daemon.stop)
         puller, self.present = PartialPuller(), set()
+        counted = self.counted(daemon)
         whole, fetched = self.pull_partially(daemon, puller)
         # Of equal chunks only one is fetched.
         self.assertLess(0.9 * whole, fetched)
         self.assertLess(fetched, 1.1 * whole)
+        self.assertEqual(fetched, self.counted(daemon) - counted)
         for change in ({"leaf": "2"}, {"bottom": "2"}):
             old = self.digest(daemon)
             packages.change(**change)
@@ -77,27 +111,71 @@ class CompressionTests(EndToEndCase):
             image = daemon.registry.get("/images/leaf:latest").json()
             self.assertEqual(old, image["earlier"][0]["digest"])
 
+    def test_image_of_odd_entries_is_pulled_from_its_tables(self) -> None:
+        """Long names, holes and empty files are pulled from tables; layers without are whole."""
+        packages = PartialSet()
+        daemon = Daemon(
+            packages.path, name="odd", options=["--compression", "zstd-chunked"]
+        ).start()
+        self.addCleanup(daemon.stop)
+        puller, self.present = PartialPuller(), set()
+        counted = self.counted(daemon)
+        _, fetched = self.pull_partially(daemon, puller, "odd/latin")
+        self.assertEqual(fetched, self.counted(daemon) - counted)
+        manifest = daemon.registry.manifest("odd/latin", accept=OCI_MANIFEST).json()
+        self.assertEqual({True, False}, {"annotations" in layer for layer in manifest["layers"]})
+
+    def test_sparse_file_of_5_gib_is_packed_in_bounded_memory(self) -> None:
+        """A sparse file of 5 GiB becomes chunks of which a client fetches one, in little memory."""
+        if not FULL:
+            raise SkipTest("heavy: tests/run full")
+        store = private_directory("sparse")
+        top = store / f"{'a' * 32}-sparse"
+        top.mkdir()
+        with (top / "holes").open("wb") as file:
+            file.truncate(5 * 2**30)
+        packed = run([sys.executable, "-c", _PACK, str(store)], cwd=CHECKOUT, seconds=600).checked()
+        told = json.loads(packed.stdout)
+        # A fifth of that is the interpreter with its modules.
+        self.assertLess(told["memory"], 200 * 2**20)
+        self.assertLess(told["size"], 64 * 2**20)
+        self.assertEqual(5 * 2**30 // 2**18, told["chunks"])
+        self.assertEqual(1, told["different"])
+
+    def counted(self, daemon: Daemon) -> int:
+        """The bytes of blobs that the daemon has counted."""
+        text = daemon.registry.get("/metrics").body.decode()
+        sent = re.findall(
+            r'^nixery_http_response_bytes_total{route="/v2/[^"]*blobs[^"]*"} (.*)$', text, re.M
+        )
+        return int(sum(map(float, sent)))
+
     def digest(self, daemon: Daemon) -> str:
         """The digest of the image, as a node knows it that has pulled it."""
         manifest = daemon.registry.manifest("leaf", accept=OCI_MANIFEST)
         return manifest.headers["docker-content-digest"]
 
-    def pull_partially(self, daemon: Daemon, puller: PartialPuller) -> tuple[int, int]:
+    def pull_partially(
+        self, daemon: Daemon, puller: PartialPuller, name: str = "leaf"
+    ) -> tuple[int, int]:
         """
         Pull the layers of an image that were not pulled before with partial pulls.
 
         :return: the size of its layers, and the bytes that the daemon has sent.
         """
         registry = daemon.registry
-        manifest = registry.manifest("leaf", accept=OCI_MANIFEST)
-        config = json.loads(registry.blob("leaf", manifest.json()["config"]["digest"]))
-        sent = 0
+        manifest = registry.manifest(name, accept=OCI_MANIFEST)
+        config = json.loads(registry.blob(name, manifest.json()["config"]["digest"]))
+        sent = int(manifest.json()["config"]["size"])
         layers = manifest.json()["layers"]
         for layer, diff_id in zip(layers, config["rootfs"]["diff_ids"], strict=True):
             if layer["digest"] in self.present:
                 continue
             self.present.add(layer["digest"])
-            path = f"/v2/leaf/blobs/{layer['digest']}"
+            path = f"/v2/{name}/blobs/{layer['digest']}"
+            if "annotations" not in layer:
+                sent += len(registry.blob(name, layer["digest"]))
+                continue
 
             def read(ranges: Sequence[ByteRange], path: str = path) -> Sequence[bytes]:
                 nonlocal sent

@@ -21,7 +21,7 @@ from zstandard import ZstdDecompressor
 
 from nixery.storage.interface import ByteRange
 
-__all__ = ["PREFIX", "PartialPuller", "PulledLayer", "digest_of", "parse_parts"]
+__all__ = ["PREFIX", "PartialPuller", "PulledLayer", "digest_of", "parse_parts", "read_table"]
 
 PREFIX = "io.github.containers.zstd-chunked."
 
@@ -93,6 +93,15 @@ class PartialPuller:
             files=files,
             fetched=sum(part.stop - part.start for part in (*tables, *missing.values())),
         )
+
+
+def read_table(blob: bytes, annotations: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
+    """Return the entries of the table of contents of a layer that is here."""
+    at, size, expanded, _ = map(int, annotations[f"{PREFIX}manifest-position"].split(":"))
+    entries: Sequence[Mapping[str, Any]] = json.loads(_expand(blob[at : at + size], expanded))[
+        "entries"
+    ]
+    return entries
 
 
 def parse_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:

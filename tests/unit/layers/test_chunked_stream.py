@@ -14,6 +14,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
+from zstandard import ZstdError
 
 from nixery.layers.compression import PIECE_BYTES
 from nixery.layers.compression_levels import Compression
@@ -147,6 +148,23 @@ class ChunkedStreamTests(SynchronousTestCase):
                 pulled = pull(blob, packed.annotations)
         self.assertEqual(b"".join(plain), pulled.archive)
         self.assertEqual(4, sum(each["name"].endswith("/large") for each in pulled.entries))
+
+    def test_client_refuses_damaged_tables_and_chunks(self) -> None:
+        """Clients refuse tables and chunks that are cut off or changed, by their digests."""
+        entries = [TreeEntry(path=b"file", kind="file", data=bytes(range(256)) * 16)]
+        written: list[bytes] = []
+        packed = pack_tree(entries, written.append, compression=CHUNKED)
+        blob = b"".join(written)
+        contents = int(packed.annotations[f"{PREFIX}manifest-position"].split(":")[0])
+        tar_split = int(packed.annotations[f"{PREFIX}tarsplit-position"].split(":")[0])
+        offset = pull(blob, packed.annotations).entries[0]["offset"]
+        for place in (contents + 9, tar_split + 9, offset + 9):
+            changed = bytearray(blob)
+            changed[place] ^= 1
+            with self.assertRaises((AssertionError, ZstdError)):
+                pull(bytes(changed), packed.annotations)
+            with self.assertRaises((AssertionError, ZstdError)):
+                pull(blob[:place], packed.annotations)
 
     def test_entries_of_a_layer_of_many_frames_are_read_back(self) -> None:
         """The check of old images reads such a layer to its end."""
