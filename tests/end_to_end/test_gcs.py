@@ -27,6 +27,7 @@ from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import private_directory, wait_until
 from tests.end_to_end.wire import Registry
 from tests.support.fake_gcs.process import FakeBucket, fake_gcs
+from tests.support.partial_pulls import PREFIX, parse_parts
 
 CLIENTS = 20
 
@@ -184,6 +185,39 @@ class InstanceTests(GcsCase):
                 f"bytes {start}-{stop - 1}/{len(whole)}", part.headers["content-range"]
             )
             self.assertEqual(digest_of(whole[start:stop]), digest_of(part.body))
+
+    def test_partial_pull_is_answered_from_the_bucket_by_every_instance(self) -> None:
+        """Several ranges are answered here from the bucket; annotations are in its records."""
+        first = self.registry("--compression", "zstd-chunked")
+        image = self.pull(first, "plain/large")
+        second = self.registry("--compression", "zstd-chunked")
+        self.assertEqual(image.digest, self.pull(second, "plain/large").digest)
+        for layer in image.manifest["layers"]:
+            url = f"/v2/plain/large/blobs/{layer['digest']}"
+            annotations = layer["annotations"]
+            ranges = []
+            for name in ("manifest", "tarsplit"):
+                start, size, *_ = map(int, annotations[f"{PREFIX}{name}-position"].split(":"))
+                ranges.append((start, start + size))
+            whole = blob(second.registry, "plain/large", layer["digest"])
+            spans = ",".join(f"{start}-{stop - 1}" for start, stop in ranges)
+            answer = second.registry.get(url, range=f"bytes={spans}")
+            self.assertEqual(206, answer.status)
+            parts = parse_parts(answer.headers["content-type"], answer.body)
+            self.assertEqual(
+                [
+                    (f"bytes {start}-{stop - 1}/{len(whole)}", whole[start:stop])
+                    for start, stop in ranges
+                ],
+                parts,
+            )
+            self.assertEqual(annotations[f"{PREFIX}manifest-checksum"], digest_of(parts[0][1]))
+        third = self.registry()
+        other = self.pull(third, "plain/large")
+        self.assertNotEqual(image.digest, other.digest)
+        self.assertEqual(image.config["rootfs"], other.config["rootfs"])
+        for layer in other.manifest["layers"]:
+            self.assertNotIn("annotations", layer)
 
     def test_two_registries_and_twenty_clients(self) -> None:
         """Two registries and twenty clients: every blob is stored once, and is right."""
