@@ -42,7 +42,7 @@ _NIX = (
 _REGISTRY = (*_NIX, "setpriv", "unshare")
 _ENGINES = (
     *("docker", "dockerd", "containerd", "ctr", "runc", "crun", "podman", "conmon", "skopeo"),
-    *("qemu-x86_64", "debootstrap"),
+    *("qemu-aarch64", "qemu-x86_64", "debootstrap"),
 )
 
 ENVIRONMENTS = {

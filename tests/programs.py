@@ -61,6 +61,7 @@ PROGRAMS = {
     "nsenter": _program("nsenter", "util-linux"),
     "openssl": _program("openssl", check=("version",)),
     "podman": _program("podman"),
+    "qemu-aarch64": _program("qemu-aarch64", "qemu-user"),
     "qemu-system-x86_64": _program("qemu-system-x86_64", "qemu-system-x86"),
     "qemu-x86_64": _program("qemu-x86_64", "qemu-user"),
     "runc": _program("runc"),

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from tests.end_to_end.case import EndToEndCase, Once, containerd, docker, podman, skopeo
+from tests.end_to_end.case import (
+    EndToEndCase,
+    Once,
+    containerd,
+    demo_registry,
+    docker,
+    podman,
+    skopeo,
+)
 from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.engines import require
 from tests.end_to_end.images import check_image
 from tests.end_to_end.package_sets import PlatformSet
-from tests.end_to_end.processes import private_directory
+from tests.end_to_end.processes import private_directory, run
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST, Answer
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -82,6 +92,23 @@ class PlatformTests(EndToEndCase):
             said = engine.run(image, "/bin/busybox", "cat", "/share/portable").checked().stdout
             self.assertEqual(said.strip(), HOST)
             engine.remove(image).checked()
+
+    def test_programs_of_the_other_platform_run(self) -> None:
+        """The program in the image for arm64 runs in an emulator, with what the image has."""
+        require("qemu-aarch64")
+        client = demo_registry().registry
+        named = self.named(self.index("multi/hello", demo_registry()))
+        image = check_image(
+            client.manifest("multi/hello", named["arm64"]["digest"]).body,
+            lambda digest: client.blob("multi/hello", digest),
+        )
+        root = private_directory("arm64")
+        for layer in image.layers:
+            extract = ["tar", "--extract", f"--directory={root}"]
+            subprocess.run(extract, input=layer, check=True)
+        [program] = root.glob("nix/store/*-hello-*/bin/hello")
+        said = run(["qemu-aarch64", "-L", str(root), str(program)], environ={}, cwd=root)
+        self.assertEqual(said.checked().stdout, "Hello, world!\n")
 
     def test_docker_shows_the_platforms(self) -> None:
         """Docker's command line shows the platforms of a tag."""
