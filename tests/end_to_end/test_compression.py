@@ -8,12 +8,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from twisted.trial.unittest import SkipTest
 
-from nixery.storage.interface import ByteRange
 from tests.end_to_end.case import (
     EndToEndCase,
     Once,
@@ -26,9 +24,9 @@ from tests.end_to_end.case import (
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.images import check_image
 from tests.end_to_end.package_sets import PartialSet, demo_set
+from tests.end_to_end.partial_node import PartialNode
 from tests.end_to_end.processes import private_directory, run
 from tests.end_to_end.wire import DOCKER_MANIFEST, OCI_MANIFEST
-from tests.support.partial_pulls import PartialPuller, digest_of, parse_parts
 
 zstd_registry = Once(
     lambda: Daemon(demo_set(), name="zstd", options=["--compression", "zstd"]).start()
@@ -74,8 +72,6 @@ FIRST_DOCKER = 23
 class CompressionTests(EndToEndCase):
     """One image of each kind, pulled and run by every engine."""
 
-    present: set[str]
-
     def test_podman_and_containerd_run_it(self) -> None:
         """podman and containerd run it; skopeo copies it; all of it is what gzip packs, too."""
         self.check_zstd(zstd_registry())
@@ -91,9 +87,9 @@ class CompressionTests(EndToEndCase):
             packages.path, name="partial", options=["--compression", "zstd-chunked"]
         ).start()
         self.addCleanup(daemon.stop)
-        puller, self.present = PartialPuller(), set()
+        node = PartialNode(daemon.registry)
         counted = self.counted(daemon)
-        whole, fetched = self.pull_partially(daemon, puller)
+        whole, fetched = node.pull("leaf")
         # Of equal chunks only one is fetched.
         self.assertLess(0.9 * whole, fetched)
         self.assertLess(fetched, 1.1 * whole)
@@ -101,7 +97,7 @@ class CompressionTests(EndToEndCase):
         for change in ({"leaf": "2"}, {"bottom": "2"}):
             old = self.digest(daemon)
             packages.change(**change)
-            whole, fetched = self.pull_partially(daemon, puller)
+            whole, fetched = node.pull("leaf")
             self.assertLess(fetched, 0.1 * whole)
             told = daemon.registry.get(f"/images/leaf:latest/compare?with=leaf@{old}").json()
             # The puller takes chunks from all files, and there are headers between the parts.
@@ -118,9 +114,9 @@ class CompressionTests(EndToEndCase):
             packages.path, name="odd", options=["--compression", "zstd-chunked"]
         ).start()
         self.addCleanup(daemon.stop)
-        puller, self.present = PartialPuller(), set()
+        node = PartialNode(daemon.registry)
         counted = self.counted(daemon)
-        _, fetched = self.pull_partially(daemon, puller, "odd/latin")
+        _, fetched = node.pull("odd/latin")
         self.assertEqual(fetched, self.counted(daemon) - counted)
         manifest = daemon.registry.manifest("odd/latin", accept=OCI_MANIFEST).json()
         self.assertEqual({True, False}, {"annotations" in layer for layer in manifest["layers"]})
@@ -154,50 +150,6 @@ class CompressionTests(EndToEndCase):
         """The digest of the image, as a node knows it that has pulled it."""
         manifest = daemon.registry.manifest("leaf", accept=OCI_MANIFEST)
         return manifest.headers["docker-content-digest"]
-
-    def pull_partially(
-        self, daemon: Daemon, puller: PartialPuller, name: str = "leaf"
-    ) -> tuple[int, int]:
-        """
-        Pull the layers of an image that were not pulled before with partial pulls.
-
-        :return: the size of its layers, and the bytes that the daemon has sent.
-        """
-        registry = daemon.registry
-        manifest = registry.manifest(name, accept=OCI_MANIFEST)
-        config = json.loads(registry.blob(name, manifest.json()["config"]["digest"]))
-        sent = int(manifest.json()["config"]["size"])
-        layers = manifest.json()["layers"]
-        for layer, diff_id in zip(layers, config["rootfs"]["diff_ids"], strict=True):
-            if layer["digest"] in self.present:
-                continue
-            self.present.add(layer["digest"])
-            path = f"/v2/{name}/blobs/{layer['digest']}"
-            if "annotations" not in layer:
-                sent += len(registry.blob(name, layer["digest"]))
-                continue
-
-            def read(ranges: Sequence[ByteRange], path: str = path) -> Sequence[bytes]:
-                nonlocal sent
-                parts = b",".join(b"%d-%d" % (each.start, each.stop - 1) for each in ranges)
-                answer = registry.get(path, range=f"bytes={parts.decode()}")
-                self.assertEqual(206, answer.status)
-                sent += len(answer.body)
-                if len(ranges) == 1:
-                    return [answer.body]
-                told = parse_parts(answer.headers["content-type"], answer.body)
-                self.assertEqual(
-                    [
-                        f"bytes {each.start}-{each.stop - 1}/{layer['size']}"  # noqa: B023
-                        for each in ranges
-                    ],
-                    [place for place, _ in told],
-                )
-                return [data for _, data in told]
-
-            pulled = puller.pull(read, layer["annotations"])
-            self.assertEqual(diff_id, digest_of(pulled.archive))
-        return sum(layer["size"] for layer in layers), sent
 
     def check_zstd(self, daemon: Daemon) -> None:
         image = f"{daemon.address}/hello"
