@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from tests.end_to_end.case import (
     podman,
     skopeo,
 )
+from tests.end_to_end.client_tree import ClientTree
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.engines import require
 from tests.end_to_end.images import check_image
@@ -34,6 +36,25 @@ ARCHITECTURES = {"x86_64-linux": "amd64", "aarch64-linux": "arm64"}
 
 OPTIONS = ("--system", HOST, "--platforms", f"{FOREIGN},{HOST}")
 
+
+CONTAINERD = """
+cat >/run/containerd.toml <<EOF
+version = 3
+root = "/run/containerd/root"
+state = "/run/containerd/state"
+disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
+    "io.containerd.grpc.v1.cri"]
+[grpc]
+address = "/run/containerd/socket"
+EOF
+containerd --config /run/containerd.toml >/run/containerd.log 2>&1 &
+trap "kill $!" EXIT
+ctr() { command ctr --address /run/containerd/socket "$@"; }
+until ctr version >/dev/null 2>&1; do
+    kill -0 $! || { cat /run/containerd.log; exit 1; }
+    sleep 0.1
+done
+"""
 
 platform_set = Once(PlatformSet)
 registry = Once(lambda: Daemon(platform_set().path, name="platforms", options=OPTIONS).start())
@@ -185,3 +206,95 @@ class PlatformTests(EndToEndCase):
         self.assertEqual(refused.status, 422)
         self.assertIn(f"built on {FOREIGN}", refused.message)
         self.assertEqual(json.loads(daemon.registry.get("/images").body)["total"], 3)
+
+
+clients = Once(ClientTree)
+
+
+class NewerClientTests(EndToEndCase):
+    """Clients that Debian 12 does not have, on the same registry; see :class:`ClientTree`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.registry = registry()
+        answer = self.registry.registry.manifest("portable", accept=CLIENTS)
+        self.index = answer.body
+        self.manifests: Mapping[str, Any] = {
+            each["platform"]["architecture"]: each for each in answer.json()["manifests"]
+        }
+
+    def shell(self, script: str, *programs: str) -> str:
+        """Run a script with programs of the tree; return what it prints."""
+        clients().require(*programs)
+        environ = {"IMAGE": f"{self.registry.address}/portable:latest"}
+        return clients().run(script, environ).checked().stdout
+
+    def test_docker_and_buildx_show_the_platforms(self) -> None:
+        """``docker manifest inspect`` and ``docker buildx imagetools inspect`` show both."""
+        said = self.shell('docker manifest inspect --insecure "$IMAGE"', "usr/bin/docker")
+        self.assertEqual(
+            [each["digest"] for each in json.loads(said)["manifests"]],
+            [each["digest"] for each in self.manifests.values()],
+        )
+        plugin = "usr/libexec/docker/cli-plugins/docker-buildx"
+        raw = self.shell('docker buildx imagetools inspect --raw "$IMAGE"', plugin)
+        self.assertEqual(raw.strip().encode(), self.index.strip())
+        said = self.shell(
+            "docker buildx imagetools inspect --format '{{json .Image}}' \"$IMAGE\"", plugin
+        )
+        images = json.loads(said)
+        self.assertEqual(
+            {platform: image["architecture"] for platform, image in images.items()},
+            {f"linux/{architecture}": architecture for architecture in self.manifests},
+        )
+
+    def test_containerd_pulls_as_kubernetes_does(self) -> None:
+        """containerd 2 fetches the manifests and configurations of all, and the layers of one."""
+        own, other = ARCHITECTURES[HOST], ARCHITECTURES[FOREIGN]
+        for option in ("--local", ""):
+            begun = self.registry.log_size()
+            self.shell(
+                CONTAINERD + f'ctr images pull {option} --plain-http "$IMAGE" >/run/pulled\n',
+                "usr/bin/containerd",
+                "usr/bin/ctr",
+            )
+            asked = self.registry.log(begun)
+            bodies = {
+                architecture: self.registry.registry.manifest(
+                    "portable", self.manifests[architecture]["digest"]
+                ).json()
+                for architecture in self.manifests
+            }
+            for architecture, manifest in bodies.items():
+                self.assertIn(self.manifests[architecture]["digest"], asked)
+                self.assertIn(manifest["config"]["digest"], asked)
+            layers = {
+                architecture: {each["digest"] for each in manifest["layers"]}
+                for architecture, manifest in bodies.items()
+            }
+            for digest in layers[own]:
+                self.assertIn(digest, asked)
+            for digest in layers[other] - layers[own]:
+                self.assertNotIn(digest, asked)
+
+    def test_podman_and_skopeo_choose_and_copy(self) -> None:
+        """podman 5 pulls either platform of the tag; skopeo copies all, byte for byte."""
+        own, other = ARCHITECTURES[HOST], ARCHITECTURES[FOREIGN]
+        said = self.shell(
+            f"""
+            printf '[storage]\\ndriver = "vfs"\\nrunroot = "/run/r"\\ngraphroot = "/run/g"\\n' \\
+                >/etc/containers/storage.conf
+            echo '{{"default": [{{"type": "insecureAcceptAnything"}}]}}' \\
+                >/etc/containers/policy.json
+            for platform in {own} {other}; do
+                podman pull --quiet --tls-verify=false --platform linux/$platform "$IMAGE" >/run/id
+                podman image inspect --format '{{{{.Architecture}}}}' "$(cat /run/id)"
+                podman rmi "$(cat /run/id)" >/run/removed
+            done
+            skopeo copy --all --src-tls-verify=false "docker://$IMAGE" dir:/run/image >/run/copied
+            sha256sum </run/image/manifest.json | cut -d' ' -f1
+            ls /run/image/*.manifest.json | wc -l
+            """
+        )
+        expected = [own, other, hashlib.sha256(self.index).hexdigest(), "2"]
+        self.assertEqual(said.split(), expected)
