@@ -192,47 +192,47 @@ let
     "systemd:domain=${domain}:index=${toString index}";
 
   settings = {
-    listen = setting (types.listOf types.str) "Where to listen: Twisted endpoint strings (TCP, TLS, UNIX, systemd sockets).";
-    port = setting types.port "Listen on this TCP port of every interface.";
-    tls_certificate = setting types.path "The file of the certificate, then its authorities: ports then speak TLS.";
-    tls_key = setting types.path "The file of the certificate's private key.";
-    public_url = setting types.str "How clients reach this registry: the base of links and pull commands.";
-    allowed_hosts = setting (types.listOf types.str) "Further names under which browsers may open the pages, as [nixery.lan, *.example]; *: any.";
-    auth = setting (types.enum [ "none" "htpasswd" "token" ]) "Who may pull: none (everybody), or users by password: htpasswd, or token, with both.";
-    htpasswd_file = setting types.path "The file of users and the bcrypt hashes of their passwords, as htpasswd -B writes it.";
-    auth_rules = setting (types.attrsOf (types.listOf types.str)) "The packages that a user may have, as {alice: [shell, git]}; others have all.";
-    token_key = setting types.path "The file of the private key that signs tokens; the same for all replicas.";
-    signing_key = setting types.path "The file of the private key that signs images, ECDSA P-256 or Ed25519 in PEM.";
-    signing_key_previous = setting (types.listOf types.path) "The files of the public keys that signed before; their signatures are still served.";
-    trusted_proxies = setting (types.listOf types.str) "Whose X-Forwarded-For is believed: addresses, networks, unix for UNIX sockets.";
-    requests_per_client = setting types.ints.unsigned "How many requests one client may send in the long run, in requests a second, and 20 times that at once; 0: any.";
-    builds_per_client = setting types.ints.unsigned "How many images are made at once, or wait for it, for one client; 0: any number.";
-    builds_per_client_per_hour = setting types.ints.unsigned "How many images are made in an hour for one client; 0: any number.";
-    connections_per_client = setting types.ints.unsigned "How many connections one client may have; 0: any number.";
+    listen = setting (types.listOf types.str) "Addresses to listen on: Twisted endpoint strings (TCP, TLS, UNIX, systemd sockets).";
+    port = setting types.port "TCP port to listen on, on every interface.";
+    tls_certificate = setting types.path "Certificate file, with its intermediate authorities: ports then speak TLS.";
+    tls_key = setting types.path "Private key file of the certificate.";
+    public_url = setting types.str "URL at which clients reach this registry: the base of links and pull commands.";
+    allowed_hosts = setting (types.listOf types.str) "Additional host names for the pages in browsers, as [nixery.lan, *.example]; *: any.";
+    auth = setting (types.enum [ "none" "htpasswd" "token" ]) "How users log in: none (anyone may pull), htpasswd, or token (Docker's tokens).";
+    htpasswd_file = setting types.path "File of users and bcrypt hashes of their passwords, as htpasswd -B writes it.";
+    auth_rules = setting (types.attrsOf (types.listOf types.str)) "Packages that a user may pull, as {alice: [shell, git]}; users without rules may pull all.";
+    token_key = setting types.path "Private key file that signs tokens; the same for all replicas.";
+    signing_key = setting types.path "Private key file that signs images: ECDSA P-256 or Ed25519, in PEM.";
+    signing_key_previous = setting (types.listOf types.path) "Public key files of earlier signing keys, whose signatures are still served.";
+    trusted_proxies = setting (types.listOf types.str) "Proxies whose X-Forwarded-For is trusted: addresses, networks, unix for UNIX sockets.";
+    requests_per_client = setting types.ints.unsigned "Requests per second that one client may send, in bursts of 20 times that; 0: unlimited.";
+    builds_per_client = setting types.ints.unsigned "Images that one client may have built, or waiting, at once; 0: unlimited.";
+    builds_per_client_per_hour = setting types.ints.unsigned "Images that one client may have built in an hour; 0: unlimited.";
+    connections_per_client = setting types.ints.unsigned "Connections that one client may have; 0: unlimited.";
     idle_timeout = setting types.numbers.positive "How long a connection may wait for its next request, in seconds.";
-    max_unsent_size = setting (types.either types.ints.unsigned types.str) "How much may wait in memory for all clients to take it; 0: any amount.";
-    max_packages = setting (types.ints.between 1 1000) "How many packages an image may be asked for.";
-    max_closure_size = setting (types.either types.ints.unsigned types.str) "How large an image may be, unpacked, with all that its packages need, as 32 GiB.";
-    allow_packages = setting (types.listOf types.str) "Which packages are served, as [shell, git, python3Packages.*], and no others.";
-    deny_packages = setting (types.listOf types.str) "Which packages are not served, wherever they are found.";
-    channel = setting types.str "Take packages from this nixpkgs channel, or this full nixpkgs commit.";
-    pkgs_repo = setting types.str "Take packages from the package set in this git repository.";
-    pkgs_path = setting types.path "Take packages from the package set at this path.";
-    flake = setting types.str "Take packages from this flake, as github:owner/repository.";
-    allow_unlocked_flake = setting types.bool "Whether the flake may have inputs that its flake.lock does not fix, and that move.";
-    pkgs_repo_kind = setting (types.enum [ "package-set" "overlay" ]) "What is in the git repository: a package-set, or an overlay on nixpkgs.";
-    pkgs_ref = setting types.str "The branch, tag or full commit of the git repository that the tag latest means.";
-    submodules = setting types.bool "Whether the git repository's submodules are fetched with it.";
-    lfs = setting types.bool "Whether the git repository's files in Git LFS are fetched with it; needs git-lfs.";
-    base_channel = setting types.str "The nixpkgs channel, or full nixpkgs commit, that an overlay is applied to.";
-    overlays = setting (types.listOf types.path) "Files or directories with overlays, which the package set is extended by.";
-    nix_path = setting (types.attrsOf types.str) "What <name> means, as {nixpkgs: /srv/nixpkgs}: a path, or an archive's URL#HASH.";
-    extra_paths = setting (types.listOf types.path) "Files or directories that package sets and overlays may read besides their own.";
-    allowed_tags = setting (types.listOf types.str) "Which tags are served besides latest: patterns as nixos-*, or latest alone.";
-    allow_any_commit = setting types.bool "Whether a tag may be any commit, even one of a fork: code of anybody's is then built.";
-    source_ttl = setting types.numbers.nonnegative "How long a channel, branch or tag is not looked up again, in seconds; 0: look at every pull.";
-    channel_url = setting types.str "The host that says which commit a channel is at.";
-    nixpkgs_url = setting types.str "The archive of a nixpkgs commit.";
+    max_unsent_size = setting (types.either types.ints.unsigned types.str) "Memory for data that clients have not received yet, for all of them; 0: unlimited.";
+    max_packages = setting (types.ints.between 1 1000) "Packages that an image may be asked for.";
+    max_closure_size = setting (types.either types.ints.unsigned types.str) "Size that an image may have, unpacked, with all dependencies, as 32 GiB.";
+    allow_packages = setting (types.listOf types.str) "Packages to serve, as [shell, git, python3Packages.*], and no others.";
+    deny_packages = setting (types.listOf types.str) "Packages never to serve, whatever package set has them.";
+    channel = setting types.str "Nixpkgs channel to take packages from, or a full nixpkgs commit.";
+    pkgs_repo = setting types.str "Git repository with the package set to take packages from.";
+    pkgs_path = setting types.path "Path of the package set to take packages from.";
+    flake = setting types.str "Flake to take packages from, as github:owner/repository.";
+    allow_unlocked_flake = setting types.bool "Allow inputs of the flake that its flake.lock does not fix, and that may change.";
+    pkgs_repo_kind = setting (types.enum [ "package-set" "overlay" ]) "Content of the git repository: a package-set, or an overlay on nixpkgs.";
+    pkgs_ref = setting types.str "Branch, tag or full commit of the git repository that the tag latest means.";
+    submodules = setting types.bool "Fetch the git repository's submodules.";
+    lfs = setting types.bool "Fetch the git repository's files in Git LFS; needs git-lfs.";
+    base_channel = setting types.str "Nixpkgs channel, or full nixpkgs commit, that an overlay is applied to.";
+    overlays = setting (types.listOf types.path) "Files or directories with overlays to apply to the package set.";
+    nix_path = setting (types.attrsOf types.str) "Meaning of <name> in package sets, as {nixpkgs: /srv/nixpkgs}: path, or archive's URL#HASH.";
+    extra_paths = setting (types.listOf types.path) "Files or directories outside of package sets and overlays that these may read.";
+    allowed_tags = setting (types.listOf types.str) "Tags to serve besides latest: patterns as nixos-*, or latest alone.";
+    allow_any_commit = setting types.bool "Allow any commit as a tag, including commits from forks (lets strangers choose code to build).";
+    source_ttl = setting types.numbers.nonnegative "How long to use a channel, branch or tag before it is looked up again, in seconds; 0: look at every pull.";
+    channel_url = setting types.str "Host that tells the commit of a channel.";
+    nixpkgs_url = setting types.str "URL of the archive of a nixpkgs commit.";
     system = setting (types.enum [
           "aarch64-linux"
           "armv6l-linux"
@@ -242,7 +242,7 @@ let
           "riscv64-linux"
           "s390x-linux"
           "x86_64-linux"
-        ]) "The Nix system of images whose name chooses none.";
+        ]) "Nix system of images whose name does not choose one.";
     platforms = setting (types.listOf (types.enum [
           "aarch64-linux"
           "armv6l-linux"
@@ -252,55 +252,55 @@ let
           "riscv64-linux"
           "s390x-linux"
           "x86_64-linux"
-        ])) "The Nix systems that every tag serves whose name chooses none, as an index; system is one.";
+        ])) "Nix systems to serve as one index under each tag whose name does not choose one; must include system.";
     platforms_missing = setting (types.enum [
           "skip"
           "fail"
-        ]) "What becomes of an index if a platform cannot be had: it lacks that, or the pull fails.";
-    nixpkgs_config = setting (types.attrsOf types.anything) "What the package set gets as its config argument, as {allowUnfree: true}.";
-    state_directory = setting types.path "What must survive a restart: garbage collection roots, and stored images by default.";
-    cache_directory = setting types.path "What may be lost: the home and the caches of the Nix commands.";
+        ]) "For an index that lacks a platform: skip it, or fail the pull.";
+    nixpkgs_config = setting (types.attrsOf types.anything) "Config argument of the package set, as {allowUnfree: true}.";
+    state_directory = setting types.path "Directory for what must survive a restart: garbage collection roots, and stored images by default.";
+    cache_directory = setting types.path "Directory for what may be lost: the home and the caches of the Nix commands.";
     storage_backend = setting (types.enum [
           "filesystem"
           "gcs"
-        ]) "Where images are stored: filesystem or gcs (Google Cloud Storage).";
-    storage_path = setting types.path "The directory of the filesystem storage.";
-    max_storage_size = setting (types.either types.ints.unsigned types.str) "How much stored images may take, as 200 GiB; those not pulled for longest go first.";
-    max_image_age = setting types.numbers.positive "How long after its last pull an image is kept, in seconds.";
-    min_free_space = setting (types.either types.ints.unsigned types.str) "Nothing is built while less is free on the disk of the storage: 1 GiB, or 5%; 0: off.";
-    gcs_bucket = setting types.str "The bucket of the Google Cloud Storage.";
-    gcs_signing_key = setting types.path "The file of the private key that signs download URLs.";
-    gcs_signing_account = setting types.str "The service account that download URLs are signed for.";
-    gcs_redirect = setting types.bool "Whether clients are redirected to the bucket, or get blobs through the daemon.";
-    gcs_endpoint = setting types.str "Where the Google Cloud Storage is reached, if not at its usual address.";
-    google_application_credentials = setting types.path "The file of the credentials for the Google Cloud Storage.";
+        ]) "Storage of images: filesystem or gcs (Google Cloud Storage).";
+    storage_path = setting types.path "Directory of the filesystem storage.";
+    max_storage_size = setting (types.either types.ints.unsigned types.str) "Size of stored images, as 200 GiB; those not pulled for longest are deleted first.";
+    max_image_age = setting types.numbers.positive "How long to keep an image after its last pull, in seconds.";
+    min_free_space = setting (types.either types.ints.unsigned types.str) "Build nothing while less is free on the disk of the storage: 1 GiB, or 5%; 0: off.";
+    gcs_bucket = setting types.str "Bucket of Google Cloud Storage.";
+    gcs_signing_key = setting types.path "Private key file that signs download URLs.";
+    gcs_signing_account = setting types.str "Service account that download URLs are signed for.";
+    gcs_redirect = setting types.bool "Redirect clients to the bucket, instead of sending blobs through the daemon.";
+    gcs_endpoint = setting types.str "URL of Google Cloud Storage, if not the usual one.";
+    google_application_credentials = setting types.path "Credentials file for Google Cloud Storage.";
     nix_timeout = setting types.ints.positive "How long the build of one derivation may take, in seconds; it may print nothing for half of that.";
-    build_deadline = setting types.numbers.positive "How long the making of one image may take in all, once its turn has come, in seconds.";
+    build_deadline = setting types.numbers.positive "How long the build of one image may take in all, once its turn has come, in seconds.";
     eval_timeout = setting types.numbers.positive "How long the evaluation of one image's packages may take, in seconds.";
-    max_eval_memory = setting types.ints.positive "How much memory an evaluation may use, in MiB.";
-    evaluators = setting (types.ints.between 0 64) "How many package sets stay in memory, so that evaluations need not read them again.";
-    max_builds = setting types.ints.positive "How many images are evaluated at once, and how many are made.";
-    allow_import_from_derivation = setting types.bool "Whether an evaluation may build what it reads.";
-    allow_unpinned_fetches = setting types.bool "Whether an evaluation may fetch what has no hash or commit, so that it may change.";
-    substitute_only = setting types.bool "Whether everything has to come from binary caches, and nothing is built here.";
-    nix_options = setting (types.attrsOf types.anything) "Further options of nix.conf for every Nix command, as {max-jobs: 4}.";
-    nix_options_file = setting types.path "A file of such options, as nix.conf has them: for those that are secret, as access-tokens.";
-    layer_budget = setting (types.ints.between 1 125) "How many layers of packages an image may have.";
-    compression = setting (types.strMatching "none|gzip(-[0-3])?|zstd(-chunked)?(-([1-9]|1[0-9]))?") "The form of layers: gzip, zstd (Docker reads it from 23 on), zstd-chunked (for partial pulls) or none; zstd-9: with a level.";
-    layer_strategy = setting (types.enum [ "affinity" "dominators" ]) "How packages are put into layers; dominators is the first Nixery's way.";
-    popularity_url = setting types.str "Where popularity data are fetched, once, to be kept in the state directory.";
-    evaluation_ttl = setting types.numbers.nonnegative "How long the evaluation of a package set is believed whose changes may go unseen, in seconds.";
-    stale_while_revalidate = setting types.numbers.nonnegative "How long an old image is served while that of a new revision is being built, in seconds.";
-    builder_id = setting types.str "The URI by which the provenance of images names who built them.";
-    provenance_time = setting types.bool "Whether the provenance of an image has the time of its build.";
-    pull_wait_timeout = setting types.numbers.positive "How long a request waits for its image, unless it is Docker's, which waits for ever, in seconds.";
-    shutdown_timeout = setting types.numbers.nonnegative "How long the builds that run may go on when the daemon is stopped, in seconds.";
-    web_ui = setting types.bool "Whether there are pages for people: what this is, builds, images, documentation.";
-    show_builds = setting types.bool "Whether /builds shows everyone what is being built, with names and logs.";
-    show_images = setting types.bool "Whether /images shows everyone which images were pulled, and what is in them.";
-    metrics = setting types.bool "Whether /metrics tells Prometheus what is going on, without names and addresses.";
-    log_format = setting (types.enum [ "text" "json" ]) "How the log is written: text for people, or json, an object a line.";
-    cpu_workers = setting types.ints.positive "How many layers are packed at once.";
+    max_eval_memory = setting types.ints.positive "Memory that an evaluation may use, in MiB.";
+    evaluators = setting (types.ints.between 0 64) "Package sets to keep in memory, so that evaluations need not read them again.";
+    max_builds = setting types.ints.positive "Images to evaluate at once, and images to build at once.";
+    allow_import_from_derivation = setting types.bool "Allow evaluations to build what they read.";
+    allow_unpinned_fetches = setting types.bool "Allow evaluations to fetch what has no hash or commit, and may change.";
+    substitute_only = setting types.bool "Take everything from binary caches, and build nothing here.";
+    nix_options = setting (types.attrsOf types.anything) "Additional options of nix.conf for every Nix command, as {max-jobs: 4}.";
+    nix_options_file = setting types.path "File of such options, as in nix.conf: for secret ones, as access-tokens.";
+    layer_budget = setting (types.ints.between 1 125) "Layers of packages that an image may have.";
+    compression = setting (types.strMatching "none|gzip(-[0-3])?|zstd(-chunked)?(-([1-9]|1[0-9]))?") "Compression of layers: gzip, zstd (for Docker 23 and later), zstd-chunked (for partial pulls) or none; zstd-9: with a level.";
+    layer_strategy = setting (types.enum [ "affinity" "dominators" ]) "How to group packages into layers; dominators is the first Nixery's way.";
+    popularity_url = setting types.str "URL to fetch popularity data from, once; they are kept in the state directory.";
+    evaluation_ttl = setting types.numbers.nonnegative "How long to trust the evaluation of a package set whose changes may go unnoticed, in seconds.";
+    stale_while_revalidate = setting types.numbers.nonnegative "How long to serve an old image while that of a new revision is being built, in seconds.";
+    builder_id = setting types.str "URI of the builder in the provenance of images.";
+    provenance_time = setting types.bool "Put the time of the build into the provenance of an image.";
+    pull_wait_timeout = setting types.numbers.positive "How long to hold a request before answering 429 (Docker's are always held), in seconds.";
+    shutdown_timeout = setting types.numbers.nonnegative "How long running builds may go on when the daemon is stopped, in seconds.";
+    web_ui = setting types.bool "Serve pages for people: builds, images, documentation.";
+    show_builds = setting types.bool "Show everyone on /builds what is being built, with names and logs.";
+    show_images = setting types.bool "Show everyone on /images which images were pulled, and what is in them.";
+    metrics = setting types.bool "Serve metrics for Prometheus on /metrics, without names and addresses.";
+    log_format = setting (types.enum [ "text" "json" ]) "Format of the log: text for people, or json, an object per line.";
+    cpu_workers = setting types.ints.positive "Layers to pack at once.";
   };
 
   # Former names of settings, and the opposite of one. The daemon accepts them for one release.

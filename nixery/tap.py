@@ -7,6 +7,7 @@ listed in :mod:`nixery.wiring.application`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import sys
@@ -23,6 +24,7 @@ from nixery.config.errors import ConfigError, ConfigProblem
 from nixery.config.file import CONFIG_VARIABLE, suggest
 from nixery.config.layer import DEPRECATED_NAMES
 from nixery.config.load import load_config
+from nixery.config.sections import SECTIONS
 from nixery.config.setting import Setting, option_name
 from nixery.config.settings import SETTINGS
 from nixery.errors import NixeryError
@@ -88,14 +90,26 @@ class Options(usage.Options):
     opt_listen.__doc__ = _help(next(item for item in SETTINGS if item.name == "listen"))
 
     def getUsage(self, width: int | None = None) -> str:  # noqa: N802  # Twisted's name
-        """Describe all options but the deprecated ones."""
-        accepted = self.longOpt
-        deprecated = {f"{option_name(name)}=" for name in DEPRECATED_NAMES}
-        self.longOpt = [option for option in accepted if option not in deprecated]
+        """Describe all options but the deprecated ones, by the sections of the documentation."""
+        accepted, described = self.longOpt, self.longdesc
+        sections = {
+            heading: {option_name(name) for name in names} for heading, names in SECTIONS.items()
+        }
+        settings = set().union(*sections.values())
+        deprecated = {option_name(name) for name in DEPRECATED_NAMES}
+        general = {option.rstrip("=") for option in accepted} - settings - deprecated
+        parts = [("Options", general), *sections.items()]
         try:
-            return super().getUsage(width)
+            text = ""
+            for heading, names in parts:
+                self.longOpt = [option for option in accepted if option.rstrip("=") in names]
+                # Without a text of its own, Twisted takes that of the main module.
+                self.longdesc = described if heading == parts[-1][0] else " "
+                _, options = super().getUsage(width).split("\n", 1)
+                text += f"{heading}:\n{options.rstrip()}\n\n"
+            return text
         finally:
-            self.longOpt = accepted
+            self.longOpt, self.longdesc = accepted, described
 
     def opt_version(self) -> None:
         """Print the version, and end."""
@@ -119,6 +133,7 @@ class Options(usage.Options):
             raise SystemExit(PERMANENT) from None
 
     def _parse(self, options: Sequence[str] | None) -> None:
+        self._refuse_missing_values(options or ())
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
@@ -129,6 +144,17 @@ class Options(usage.Options):
             raise usage.UsageError(
                 f"there is no option --{name}: {suggest(name, known, '--')}"
             ) from None
+
+    def _refuse_missing_values(self, options: Sequence[str]) -> None:
+        """
+        Refuse an option whose value would be the option behind it.
+
+        :raises usage.UsageError: there is one.
+        """
+        wanting = {f"--{option[:-1]}" for option in self.longOpt if option.endswith("=")}
+        for option, value in itertools.pairwise([*options, "--"]):
+            if option in wanting and value.startswith("--"):
+                raise usage.UsageError(f"{option} needs a value: write {option}=VALUE")
 
     def postOptions(self) -> None:
         """:raises usage.UsageError: with all errors in the configuration."""

@@ -57,7 +57,7 @@ class LoginFailed(NixeryError):
 
     @property
     def message(self) -> str:
-        return "there is no such user, or the password is another one"
+        return "wrong user name or password"
 
 
 @frozen(kw_only=True)

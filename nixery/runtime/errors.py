@@ -4,6 +4,10 @@ Errors of starting the daemon (ports, certificates, state and installed files), 
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+
 from attrs import frozen
 
 from nixery.errors import NixeryError, UnusableFile
@@ -17,6 +21,10 @@ __all__ = [
 ]
 
 
+_TCP_PORT = re.compile(r"\b(?:tcp6?|ssl):(?:port=)?(\d+)")
+"""The port in an endpoint's string."""
+
+
 @frozen(kw_only=True)
 class ListeningFailed(NixeryError):
     """An endpoint that cannot be listened on, usually because another program does."""
@@ -26,10 +34,11 @@ class ListeningFailed(NixeryError):
 
     @property
     def message(self) -> str:
-        return (
-            f"cannot listen on {self.endpoint}: {self.reason};"
-            " end the program that uses it, or choose another port with --port or --listen"
-        )
+        advice = "end the program that uses it, or choose another port with --port or --listen"
+        port = _TCP_PORT.search(self.endpoint)
+        if port is not None and self.reason == os.strerror(errno.EADDRINUSE):
+            return f"port {port[1]} is already in use: {advice}"
+        return f"cannot listen on {self.endpoint}: {self.reason}; {advice}"
 
 
 class CertificateUnusable(UnusableFile):

@@ -110,11 +110,7 @@ class OrderedService(Service):
             if self._stopping:
                 return
             if failed is not None:
-                self._log.critical(
-                    "Nixery ends, because the {part} is not usable: {reason}",
-                    part=part.name,
-                    reason=reason,
-                )
+                self._log.critical("Cannot start: {reason}", reason=reason, part=part.name)
                 self._give_up(failed)
                 return
 

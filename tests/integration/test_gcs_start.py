@@ -72,7 +72,7 @@ class GcsStartTests(SynchronousTestCase):
         output, _ = process.communicate(timeout=60)
         self.assertEqual(78, process.returncode, output)
         self.assertNotIn("Traceback", output)
-        for word in ("the storage is not usable", *words):
+        for word in ("Cannot start: ", *words):
             self.assertIn(word, output)
 
     def readiness(self) -> tuple[int, str]:

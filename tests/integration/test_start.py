@@ -222,7 +222,7 @@ class StartTests(SynchronousTestCase):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             output = self.fails("--listen", f"tcp:{port}:interface=127.0.0.1", status=1)
-        self.assertIn(f"cannot listen on tcp:{port}", output)
+        self.assertIn(f"Cannot start: port {port} is already in use", output)
         self.assertEqual(1, output.count("in use"))
 
     def test_package_set_missing(self) -> None:
@@ -236,7 +236,7 @@ class StartTests(SynchronousTestCase):
         (self.directory / "file").touch()
         output = self.fails("--storage-path", str(self.directory / "file" / "storage"))
         self.assertIn(str(self.directory / "file"), output)
-        self.assertIn("the storage is not usable", output)
+        self.assertIn("Cannot start: ", output)
 
     def test_machine_without_nix_cannot_start(self) -> None:
         """A machine without Nix."""

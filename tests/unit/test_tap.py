@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +14,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from nixery.config.layer import DEPRECATED_NAMES
+from nixery.config.sections import SECTIONS
 from nixery.config.setting import option_name
 from nixery.config.settings import SETTINGS
 from nixery.sources.source import PathSource
 from nixery.tap import Options
 from nixery.wiring.application import make_application
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class OptionsTests(SynchronousTestCase):
@@ -64,6 +68,24 @@ class OptionsTests(SynchronousTestCase):
             self.assertIn(f"[{', '.join(setting.variables)}]", text)
         self.assertIn("--config=", text)
 
+    def test_help_and_documentation_have_the_same_sections(self) -> None:
+        """The help and the documentation have every setting once, in the same sections."""
+        self.assertEqual(
+            sorted(setting.name for setting in SETTINGS),
+            sorted(name for names in SECTIONS.values() for name in names),
+        )
+        text = (CHECKOUT / "web" / "docs" / "configuration.md").read_text("utf-8")
+        documented = re.findall(
+            r"^## (.+)\n(?:\n[^`#].*)*\n+```\{settings\}\n((?:\w+\n)+)```$", text, re.MULTILINE
+        )
+        self.assertEqual(
+            {heading: [*names] for heading, names in SECTIONS.items()},
+            {heading: names.split() for heading, names in documented},
+        )
+        shown = str(Options({}))
+        places = [shown.index(f"\n{heading}:\n") for heading in SECTIONS]
+        self.assertEqual(sorted(places), places)
+
     def test_former_names_of_options_work_and_are_not_in_the_help(self) -> None:
         """Former names of options work and are not in the help."""
         options = self.parse("--pkgs-path=/p", "--stop-grace=7", "--client-rate", "9")
@@ -85,8 +107,9 @@ class OptionsTests(SynchronousTestCase):
         )
 
     def test_option_without_its_value_is_refused(self) -> None:
-        """An option without its value is refused."""
-        self.assertIn("port", self.refused("--port"))
+        """An option without its value is refused, at the end and before another option."""
+        for options in (("--port",), ("--port", "--pkgs-path=/p"), ("--port", "--pkgs-path", "/p")):
+            self.assertEqual("--port needs a value: write --port=VALUE", self.refused(*options))
 
     def test_words_that_belong_to_no_option_are_refused(self) -> None:
         """Words that belong to no option are refused."""

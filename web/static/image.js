@@ -241,7 +241,7 @@ function describe(n) {
   const rows = [
     ["Path", data.path[n]],
     ["Size", size(data.size[n])],
-    ["With all it needs", size(data.closure[n])],
+    ["With dependencies", size(data.closure[n])],
     ["Layer", `${data.layer[n] + 1}. ${title}: ${reason}`],
   ];
   if (data.popularity[n] > 1) rows.push(["Needed by", `${data.popularity[n]} of the package set`]);
@@ -333,7 +333,7 @@ function pointer() {
       const n = at(event);
       if (n !== hovered) {
         hovered = n;
-        view.title = n < 0 ? "" : shown(`${names[n]}\n${size(data.size[n])}, ${size(data.closure[n])} with all it needs\nrefers to ${data.references[n].length}, referred to by ${referrers[n].length}`);
+        view.title = n < 0 ? "" : shown(`${names[n]}\n${size(data.size[n])}, ${size(data.closure[n])} with dependencies\nrefers to ${data.references[n].length}, referred to by ${referrers[n].length}`);
         draw();
       }
       return;

@@ -57,7 +57,7 @@ function show(data) {
     ? ""
     : data.commands
       ? "All of them are there."
-      : "Some of them cannot be had.";
+      : "Some packages were not found.";
   problem.hidden = !data.error;
   problem.textContent = shown(data.error ?? "");
   list.replaceChildren(...packages.map(described));

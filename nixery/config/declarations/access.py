@@ -21,21 +21,21 @@ class AccessConfig:
 
     auth: Literal["none", "htpasswd", "token"] = setting(
         types.choice("none", "htpasswd", "token"),
-        "who may pull: none (everybody), or users by password: htpasswd, or token, with both",
+        "how users log in: none (anyone may pull), htpasswd, or token (Docker's tokens)",
         default="none",
     )
     htpasswd_file: Path | None = setting(
         types.PATH,
-        "the file of users and the bcrypt hashes of their passwords, as htpasswd -B writes it",
+        "file of users and bcrypt hashes of their passwords, as htpasswd -B writes it",
     )
     auth_rules: Mapping[str, PackagePatterns] = setting(
         types.AUTH_RULES,
-        "the packages that a user may have, as {alice: [shell, git]}; others have all",
+        "packages that a user may pull, as {alice: [shell, git]}; users without rules may pull all",
         default={},
     )
     token_key: Path = setting(
         types.PATH,
-        "the file of the private key that signs tokens; the same for all replicas",
+        "private key file that signs tokens; the same for all replicas",
         default=COMPUTED,
         default_text="token-key.pem in the state directory, made at the first start",
         requires=("auth", "token"),

@@ -16,44 +16,44 @@ class BuildConfig:
 
     cpu_workers: int = setting(
         types.integer(1, 1024, unit="threads"),
-        "how many layers are packed at once",
+        "layers to pack at once",
         default=COMPUTED,
         default_text="the number of processors",
     )
     max_builds: int = setting(
         types.integer(1, 1024, unit="images"),
-        "how many images are evaluated at once, and how many are made",
+        "images to evaluate at once, and images to build at once",
         default=4,
     )
     build_deadline: float = setting(
         types.SECONDS,
-        "how long the making of one image may take in all, once its turn has come",
+        "how long the build of one image may take in all, once its turn has come",
         default=14400.0,
     )
     shutdown_timeout: float = setting(
         types.DURATION,
-        "how long the builds that run may go on when the daemon is stopped",
+        "how long running builds may go on when the daemon is stopped",
         default=10.0,
         aliases=("stop_grace",),
     )
     evaluation_ttl: float = setting(
         types.DURATION,
-        "how long the evaluation of a package set is believed whose changes may go unseen",
+        "how long to trust the evaluation of a package set whose changes may go unnoticed",
         default=0.0,
     )
     stale_while_revalidate: float = setting(
         types.DURATION,
-        "how long an old image is served while that of a new revision is being built",
+        "how long to serve an old image while that of a new revision is being built",
         default=0.0,
         aliases=("serve_stale",),
     )
     builder_id: str | None = setting(
         url_types.URI,
-        "the URI by which the provenance of images names who built them",
+        "URI of the builder in the provenance of images",
         default_text="the public_url",
     )
     provenance_time: bool = setting(
         types.BOOLEAN,
-        "whether the provenance of an image has the time of its build",
+        "put the time of the build into the provenance of an image",
         default=False,
     )

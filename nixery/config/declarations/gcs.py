@@ -18,38 +18,38 @@ class GcsConfig:
 
     gcs_bucket: str | None = setting(
         types.TEXT,
-        "the bucket of the Google Cloud Storage",
+        "bucket of Google Cloud Storage",
         variable="GCS_BUCKET",
         requires=("storage_backend", "gcs"),
     )
     gcs_signing_key: Path | None = setting(
         types.PATH,
-        "the file of the private key that signs download URLs",
+        "private key file that signs download URLs",
         variable="GCS_SIGNING_KEY",
         requires=("storage_backend", "gcs"),
         secret=True,
     )
     gcs_signing_account: str | None = setting(
         types.TEXT,
-        "the service account that download URLs are signed for",
+        "service account that download URLs are signed for",
         variable="GCS_SIGNING_ACCOUNT",
         requires=("storage_backend", "gcs"),
     )
     gcs_redirect: bool = setting(
         types.BOOLEAN,
-        "whether clients are redirected to the bucket, or get blobs through the daemon",
+        "redirect clients to the bucket, instead of sending blobs through the daemon",
         default=True,
         requires=("storage_backend", "gcs"),
         inverted_alias="gcs_proxy",
     )
     gcs_endpoint: str | None = setting(
         url_types.URL,
-        "where the Google Cloud Storage is reached, if not at its usual address",
+        "URL of Google Cloud Storage, if not the usual one",
         default_text="$STORAGE_EMULATOR_HOST, else Google's own",
         requires=("storage_backend", "gcs"),
     )
     google_application_credentials: Path | None = setting(
         types.PATH,
-        "the file of the credentials for the Google Cloud Storage",
+        "credentials file for Google Cloud Storage",
         variable="GOOGLE_APPLICATION_CREDENTIALS",
     )

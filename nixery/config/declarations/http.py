@@ -22,31 +22,31 @@ class HTTPConfig:
 
     listen: tuple[str, ...] = setting(
         types.ENDPOINTS,
-        "where to listen: Twisted endpoint strings (TCP, TLS, UNIX, systemd sockets)",
+        "addresses to listen on: Twisted endpoint strings (TCP, TLS, UNIX, systemd sockets)",
         default=("tcp:8080:interface=127.0.0.1",),
         default_text="tcp:8080:interface=127.0.0.1",
         group="listening",
     )
     port: int | None = setting(
         types.integer(1, 65535),
-        "listen on this TCP port of every interface",
+        "TCP port to listen on, on every interface",
         variable="PORT",
         group="listening",
     )
     public_url: str | None = setting(
         url_types.BASE_URL,
-        "how clients reach this registry: the base of links and pull commands",
+        "URL at which clients reach this registry: the base of links and pull commands",
         default_text="the address that is listened on",
     )
     allowed_hosts: tuple[str, ...] = setting(
         types.HOSTS,
-        "further names under which browsers may open the pages, as [nixery.lan, *.example]; *: any",
+        "additional host names for the pages in browsers, as [nixery.lan, *.example]; *: any",
         default=(),
         default_text="none",
     )
     pull_wait_timeout: float = setting(
         types.SECONDS,
-        "how long a request waits for its image, unless it is Docker's, which waits for ever",
+        "how long to hold a request before answering 429 (Docker's are always held)",
         default=25.0,
         aliases=("request_deadline",),
     )

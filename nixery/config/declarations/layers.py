@@ -19,12 +19,12 @@ class LayerConfig:
 
     layer_budget: int = setting(
         types.integer(1, 125, unit="layers"),
-        "how many layers of packages an image may have",
+        "layers of packages that an image may have",
         default=94,
     )
     layer_strategy: Literal["affinity", "dominators"] = setting(
         types.choice("affinity", "dominators"),
-        "how packages are put into layers; dominators is the first Nixery's way",
+        "how to group packages into layers; dominators is the first Nixery's way",
         default="affinity",
     )
     compression: Compression = setting(
@@ -36,7 +36,7 @@ class LayerConfig:
     )
     popularity_url: str | None = setting(
         url_types.DATA_URL,
-        "where popularity data are fetched, once, to be kept in the state directory",
+        "URL to fetch popularity data from, once; they are kept in the state directory",
         variable="NIX_POPULARITY_URL",
         secret=True,
     )

@@ -19,31 +19,31 @@ class LimitConfig:
 
     trusted_proxies: TrustedProxies = setting(
         types.PROXIES,
-        "whose X-Forwarded-For is believed: addresses, networks, unix for UNIX sockets",
+        "proxies whose X-Forwarded-For is trusted: addresses, networks, unix for UNIX sockets",
         default=TrustedProxies(),
         default_text="nobody's",
     )
     requests_per_client: int = setting(
         types.integer(0, 1_000_000, unit="requests a second"),
-        "how many requests one client may send in the long run, and 20 times that at once; 0: any",
+        "requests per second that one client may send, in bursts of 20 times that; 0: unlimited",
         default=1000,
         aliases=("client_rate",),
     )
     builds_per_client: int = setting(
         types.integer(0, 100_000, unit="images"),
-        "how many images are made at once, or wait for it, for one client; 0: any number",
+        "images that one client may have built, or waiting, at once; 0: unlimited",
         default=50,
         aliases=("client_builds",),
     )
     builds_per_client_per_hour: int = setting(
         types.integer(0, 1_000_000, unit="images"),
-        "how many images are made in an hour for one client; 0: any number",
+        "images that one client may have built in an hour; 0: unlimited",
         default=1000,
         aliases=("client_builds_hourly",),
     )
     connections_per_client: int = setting(
         types.integer(0, 1_000_000, unit="connections"),
-        "how many connections one client may have; 0: any number",
+        "connections that one client may have; 0: unlimited",
         default=500,
         aliases=("client_connections",),
     )
@@ -52,29 +52,29 @@ class LimitConfig:
     )
     max_unsent_size: int = setting(
         types.SIZE,
-        "how much may wait in memory for all clients to take it; 0: any amount",
+        "memory for data that clients have not received yet, for all of them; 0: unlimited",
         default=MAX_UNSENT_BYTES,
         default_text="256 MiB",
     )
     max_packages: int = setting(
         types.integer(1, 1000, unit="packages"),
-        "how many packages an image may be asked for",
+        "packages that an image may be asked for",
         default=100,
     )
     max_closure_size: int = setting(
         types.SIZE,
-        "how large an image may be, unpacked, with all that its packages need, as 32 GiB",
+        "size that an image may have, unpacked, with all dependencies, as 32 GiB",
         default=32 * 2**30,
         default_text="32 GiB",
         aliases=("max_closure",),
     )
     allow_packages: PackagePatterns | None = setting(
         types.PACKAGES,
-        "which packages are served, as [shell, git, python3Packages.*], and no others",
+        "packages to serve, as [shell, git, python3Packages.*], and no others",
         default_text="all",
     )
     deny_packages: PackagePatterns | None = setting(
         types.PACKAGES,
-        "which packages are not served, wherever they are found",
+        "packages never to serve, whatever package set has them",
         default_text="none",
     )

@@ -28,35 +28,35 @@ class NixConfig:
     )
     max_eval_memory: int = setting(
         types.integer(64, unit="MiB"),
-        "how much memory an evaluation may use",
+        "memory that an evaluation may use",
         default=4096,
         aliases=("eval_memory",),
     )
     evaluators: int = setting(
         types.integer(0, 64, unit="package sets"),
-        "how many package sets stay in memory, so that evaluations need not read them again",
+        "package sets to keep in memory, so that evaluations need not read them again",
         default=3,
     )
     allow_import_from_derivation: bool = setting(
-        types.BOOLEAN, "whether an evaluation may build what it reads", default=False
+        types.BOOLEAN, "allow evaluations to build what they read", default=False
     )
     allow_unpinned_fetches: bool = setting(
         types.BOOLEAN,
-        "whether an evaluation may fetch what has no hash or commit, so that it may change",
+        "allow evaluations to fetch what has no hash or commit, and may change",
         default=False,
     )
     substitute_only: bool = setting(
         types.BOOLEAN,
-        "whether everything has to come from binary caches, and nothing is built here",
+        "take everything from binary caches, and build nothing here",
         default=False,
     )
     nix_options: Mapping[str, str] = setting(
         types.NIX_OPTIONS,
-        "further options of nix.conf for every Nix command, as {max-jobs: 4}",
+        "additional options of nix.conf for every Nix command, as {max-jobs: 4}",
         default={},
         secret=True,
     )
     nix_options_file: Path | None = setting(
         types.INCLUDED_FILE,
-        "a file of such options, as nix.conf has them: for those that are secret, as access-tokens",
+        "file of such options, as in nix.conf: for secret ones, as access-tokens",
     )

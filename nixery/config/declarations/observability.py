@@ -18,11 +18,11 @@ class ObservabilityConfig:
 
     metrics: bool = setting(
         types.BOOLEAN,
-        "whether /metrics tells Prometheus what is going on, without names and addresses",
+        "serve metrics for Prometheus on /metrics, without names and addresses",
         default=True,
     )
     log_format: Literal["text", "json"] = setting(
         types.choice("text", "json"),
-        "how the log is written: text for people, or json, an object a line",
+        "format of the log: text for people, or json, an object per line",
         default="text",
     )

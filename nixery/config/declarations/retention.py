@@ -17,21 +17,21 @@ class RetentionConfig:
 
     max_storage_size: int | None = setting(
         types.SIZE,
-        "how much stored images may take, as 200 GiB; those not pulled for longest go first",
+        "size of stored images, as 200 GiB; those not pulled for longest are deleted first",
         default_text="any amount",
         requires=("storage_backend", "filesystem"),
         aliases=("max_bytes",),
     )
     max_image_age: float | None = setting(
         types.SECONDS,
-        "how long after its last pull an image is kept",
+        "how long to keep an image after its last pull",
         default_text="for ever",
         requires=("storage_backend", "filesystem"),
         aliases=("max_age",),
     )
     min_free_space: FreeSpaceLimit = setting(
         types.SPACE,
-        "nothing is built while less is free on the disk of the storage: 1 GiB, or 5%; 0: off",
+        "build nothing while less is free on the disk of the storage: 1 GiB, or 5%; 0: off",
         default=FreeSpaceLimit(amount=2**30),
         default_text="1 GiB",
         requires=("storage_backend", "filesystem"),

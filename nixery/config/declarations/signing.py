@@ -18,11 +18,11 @@ class SigningConfig:
 
     signing_key: Path | None = setting(
         types.PATH,
-        "the file of the private key that signs images, ECDSA P-256 or Ed25519 in PEM",
+        "private key file that signs images: ECDSA P-256 or Ed25519, in PEM",
     )
     signing_key_previous: tuple[Path, ...] = setting(
         types.PATHS,
-        "the files of the public keys that signed before; their signatures are still served",
+        "public key files of earlier signing keys, whose signatures are still served",
         default=(),
         default_text="none",
         requires=("signing_key", ANY_VALUE),

@@ -42,125 +42,132 @@ class SourceConfig:
 
     channel: str = setting(
         url_types.CHANNEL,
-        "take packages from this nixpkgs channel, or this full nixpkgs commit",
+        "nixpkgs channel to take packages from, or a full nixpkgs commit",
         default="nixos-unstable",
         group="source",
     )
     pkgs_repo: str | None = setting(
         url_types.REPOSITORY,
-        "take packages from the package set in this git repository",
+        "git repository with the package set to take packages from",
         secret=True,
         group="source",
     )
     pkgs_path: Path | None = setting(
         types.PATH,
-        "take packages from the package set at this path",
+        "path of the package set to take packages from",
         group="source",
     )
     flake: FlakeSource | None = setting(
         url_types.FLAKE,
-        "take packages from this flake, as github:owner/repository",
+        "flake to take packages from, as github:owner/repository",
         secret=True,
         group="source",
     )
     allow_unlocked_flake: bool = setting(
         types.BOOLEAN,
-        "whether the flake may have inputs that its flake.lock does not fix, and that move",
+        "allow inputs of the flake that its flake.lock does not fix, and that may change",
         default=False,
         requires=("flake", ANY_VALUE),
     )
     pkgs_repo_kind: Literal["package-set", "overlay"] = setting(
         types.choice("package-set", "overlay"),
-        "what is in the git repository: a package-set, or an overlay on nixpkgs",
+        "content of the git repository: a package-set, or an overlay on nixpkgs",
         default="package-set",
         requires=("pkgs_repo", ANY_VALUE),
     )
     pkgs_ref: str | None = setting(
         url_types.REF,
-        "the branch, tag or full commit of the git repository that the tag latest means",
+        "branch, tag or full commit of the git repository that the tag latest means",
         default_text="the repository's default branch",
         requires=("pkgs_repo", ANY_VALUE),
     )
     submodules: bool = setting(
         types.BOOLEAN,
-        "whether the git repository's submodules are fetched with it",
+        "fetch the git repository's submodules",
         default=False,
         requires=("pkgs_repo", ANY_VALUE),
     )
     lfs: bool = setting(
         types.BOOLEAN,
-        "whether the git repository's files in Git LFS are fetched with it; needs git-lfs",
+        "fetch the git repository's files in Git LFS; needs git-lfs",
         default=False,
         requires=("pkgs_repo", ANY_VALUE),
     )
     base_channel: str = setting(
         url_types.CHANNEL,
-        "the nixpkgs channel, or full nixpkgs commit, that an overlay is applied to",
+        "nixpkgs channel, or full nixpkgs commit, that an overlay is applied to",
         default="nixos-unstable",
         requires=("pkgs_repo_kind", "overlay"),
     )
     overlays: tuple[Path, ...] = setting(
         types.PATHS,
-        "files or directories with overlays, which the package set is extended by",
+        "files or directories with overlays to apply to the package set",
         default=(),
         default_text="none",
     )
     nix_path: Mapping[str, Path | PinnedArchive] = setting(
         url_types.NIX_PATH,
-        "what <name> means, as {nixpkgs: /srv/nixpkgs}: a path, or an archive's URL#HASH",
+        "meaning of <name> in package sets, as {nixpkgs: /srv/nixpkgs}: path, or"
+        " archive's URL#HASH",
         default={},
     )
     extra_paths: tuple[Path, ...] = setting(
         types.PATHS,
-        "files or directories that package sets and overlays may read besides their own",
+        "files or directories outside of package sets and overlays that these may read",
         default=(),
         default_text="none",
     )
     allowed_tags: tuple[str, ...] = setting(
         types.TAG_PATTERNS,
-        "which tags are served besides latest: patterns as nixos-*, or latest alone",
+        "tags to serve besides latest: patterns as nixos-*, or latest alone",
         default=("*",),
         default_text="*",
         aliases=("revisions",),
     )
     allow_any_commit: bool = setting(
         types.BOOLEAN,
-        "whether a tag may be any commit, even one of a fork: code of anybody's is then built",
+        "allow any commit as a tag, including commits from forks (lets strangers choose"
+        " code to build)",
         default=False,
     )
     source_ttl: float = setting(
         types.DURATION,
-        "how long a channel, branch or tag is not looked up again; 0: look at every pull",
+        "how long to use a channel, branch or tag before it is looked up again; 0: look"
+        " at every pull",
         default=900.0,
     )
     channel_url: str = setting(
         url_types.URL,
-        "the host that says which commit a channel is at",
+        "host that tells the commit of a channel",
         default="https://channels.nixos.org",
         secret=True,
     )
     nixpkgs_url: str = setting(
-        url_types.ARCHIVE_URL, "the archive of a nixpkgs commit", default=NIXPKGS_URL, secret=True
+        url_types.ARCHIVE_URL,
+        "URL of the archive of a nixpkgs commit",
+        default=NIXPKGS_URL,
+        secret=True,
     )
     system: str = setting(
         types.choice(*SYSTEMS),
-        "the Nix system of images whose name chooses none",
+        "Nix system of images whose name does not choose one",
         default="x86_64-linux",
     )
     platforms: tuple[str, ...] = setting(
         types.choices(*SYSTEMS),
-        "the Nix systems that every tag serves whose name chooses none, as an index; system is one",
+        "Nix systems to serve as one index under each tag whose name does not choose"
+        " one; must include system",
         default=(),
         default_text="none: such a tag serves system alone",
     )
     platforms_missing: Literal["skip", "fail"] = setting(
         types.choice("skip", "fail"),
-        "what becomes of an index if a platform cannot be had: it lacks that, or the pull fails",
+        "for an index that lacks a platform: skip it, or fail the pull",
         default="skip",
     )
     nixpkgs_config: Mapping[str, object] = setting(
         types.NIXPKGS_CONFIG,
-        "what the package set gets as its config argument, as {allowUnfree: true}",
+        "config argument of the package set, as {allowUnfree: true}",
         default={},
     )
 

@@ -19,24 +19,25 @@ class StorageConfig:
 
     state_directory: Path = setting(
         types.PATH,
-        "what must survive a restart: garbage collection roots, and stored images by default",
+        "directory for what must survive a restart: garbage collection roots, and stored"
+        " images by default",
         default=COMPUTED,
         default_text="$STATE_DIRECTORY, else $XDG_STATE_HOME/nixery, else ~/.local/state/nixery",
     )
     cache_directory: Path = setting(
         types.PATH,
-        "what may be lost: the home and the caches of the Nix commands",
+        "directory for what may be lost: the home and the caches of the Nix commands",
         default=COMPUTED,
         default_text="$CACHE_DIRECTORY, else $XDG_CACHE_HOME/nixery, else ~/.cache/nixery",
     )
     storage_backend: Literal["filesystem", "gcs"] = setting(
         types.choice("filesystem", "gcs"),
-        "where images are stored: filesystem or gcs (Google Cloud Storage)",
+        "storage of images: filesystem or gcs (Google Cloud Storage)",
         default="filesystem",
     )
     storage_path: Path = setting(
         types.PATH,
-        "the directory of the filesystem storage",
+        "directory of the filesystem storage",
         default=COMPUTED,
         default_text="storage in the state directory",
         variable="STORAGE_PATH",

@@ -18,11 +18,11 @@ class TLSConfig:
 
     tls_certificate: Path | None = setting(
         types.PATH,
-        "the file of the certificate, then its authorities: ports then speak TLS",
+        "certificate file, with its intermediate authorities: ports then speak TLS",
         requires=("tls_key", ANY_VALUE),
     )
     tls_key: Path | None = setting(
         types.PATH,
-        "the file of the certificate's private key",
+        "private key file of the certificate",
         requires=("tls_certificate", ANY_VALUE),
     )

@@ -16,17 +16,17 @@ class UIConfig:
 
     web_ui: bool = setting(
         types.BOOLEAN,
-        "whether there are pages for people: what this is, builds, images, documentation",
+        "serve pages for people: builds, images, documentation",
         default=True,
         aliases=("site",),
     )
     show_builds: bool = setting(
         types.BOOLEAN,
-        "whether /builds shows everyone what is being built, with names and logs",
+        "show everyone on /builds what is being built, with names and logs",
         default=True,
     )
     show_images: bool = setting(
         types.BOOLEAN,
-        "whether /images shows everyone which images were pulled, and what is in them",
+        "show everyone on /images which images were pulled, and what is in them",
         default=True,
     )

@@ -203,9 +203,7 @@ class BucketConnector:
             return
         except NixeryError as error:
             self._resolve_waiters(error)
-            self._log.critical(
-                "Nixery ends, because the storage is not usable: {reason}", reason=error.message
-            )
+            self._log.critical("Cannot start: {reason}", reason=error.message)
             self._give_up(error)
         except Exception as error:  # noqa: BLE001  # raised by three Google libraries
             self._resolve_waiters(

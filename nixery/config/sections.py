@@ -1,0 +1,120 @@
+"""The sections of settings, as the documentation and ``--help`` have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+__all__ = ["SECTIONS"]
+
+SECTIONS: Mapping[str, Sequence[str]] = {
+    "Addresses": (
+        "listen",
+        "port",
+        "tls_certificate",
+        "tls_key",
+        "public_url",
+        "allowed_hosts",
+    ),
+    "Users": (
+        "auth",
+        "htpasswd_file",
+        "auth_rules",
+        "token_key",
+    ),
+    "Signatures": (
+        "signing_key",
+        "signing_key_previous",
+    ),
+    "Limits": (
+        "trusted_proxies",
+        "requests_per_client",
+        "connections_per_client",
+        "builds_per_client",
+        "builds_per_client_per_hour",
+        "max_packages",
+        "max_closure_size",
+        "allow_packages",
+        "deny_packages",
+        "idle_timeout",
+        "max_unsent_size",
+    ),
+    "Package sources": (
+        "channel",
+        "pkgs_repo",
+        "pkgs_path",
+        "flake",
+        "allow_unlocked_flake",
+        "pkgs_repo_kind",
+        "pkgs_ref",
+        "submodules",
+        "lfs",
+        "base_channel",
+        "overlays",
+        "nix_path",
+        "extra_paths",
+        "allowed_tags",
+        "allow_any_commit",
+        "source_ttl",
+        "channel_url",
+        "nixpkgs_url",
+        "system",
+        "platforms",
+        "platforms_missing",
+        "nixpkgs_config",
+    ),
+    "Storage": (
+        "state_directory",
+        "cache_directory",
+        "storage_backend",
+        "storage_path",
+        "gcs_bucket",
+        "gcs_signing_key",
+        "gcs_signing_account",
+        "gcs_redirect",
+        "gcs_endpoint",
+        "google_application_credentials",
+    ),
+    "Retention": (
+        "max_storage_size",
+        "max_image_age",
+        "min_free_space",
+    ),
+    "Nix": (
+        "nix_timeout",
+        "build_deadline",
+        "eval_timeout",
+        "max_eval_memory",
+        "evaluators",
+        "max_builds",
+        "allow_import_from_derivation",
+        "allow_unpinned_fetches",
+        "substitute_only",
+        "nix_options",
+        "nix_options_file",
+    ),
+    "Layers": (
+        "layer_budget",
+        "layer_strategy",
+        "compression",
+        "popularity_url",
+        "cpu_workers",
+    ),
+    "Caching": (
+        "evaluation_ttl",
+        "stale_while_revalidate",
+    ),
+    "Provenance": (
+        "builder_id",
+        "provenance_time",
+    ),
+    "Waiting, pages and logs": (
+        "pull_wait_timeout",
+        "shutdown_timeout",
+        "web_ui",
+        "show_builds",
+        "show_images",
+        "metrics",
+        "log_format",
+    ),
+}
+"""The names of the settings of each section, by its heading."""

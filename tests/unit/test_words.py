@@ -1,0 +1,66 @@
+"""The words of what users read: pages, help, errors and documentation follow the glossary."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.tap import Options
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+GLOSSARY = CHECKOUT / "web" / "docs" / "glossary.md"
+
+READ = (
+    "README.md",
+    "web/docs/**/*.md",
+    "web/templates/*.html",
+    "web/static/*.js",
+    "web/openapi.yaml",
+    "nix/module.nix",
+    "nixery/**/errors.py",
+    "nixery/config/**/*.py",
+    "nixery/cli/**/*.py",
+)
+"""Files with texts that users read."""
+
+_ROW = re.compile(r"^\| (.+?) \| .+? \|$", re.MULTILINE)
+
+
+def phrases() -> list[str]:
+    """The glossary's phrases to avoid."""
+    _, _, table = GLOSSARY.read_text("utf-8").partition("| not | but |\n|---|---|\n")
+    return _ROW.findall(table)
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """What users read, and where it is from; line breaks are spaces."""
+    yield "--help", str(Options({}))
+    for pattern in READ:
+        for path in sorted(CHECKOUT.glob(pattern)):
+            if path != GLOSSARY:
+                yield str(path.relative_to(CHECKOUT)), path.read_text("utf-8")
+
+
+class GlossaryTests(SynchronousTestCase):
+    """The phrases that the glossary rules out."""
+
+    def test_no_text_has_a_phrase_that_the_glossary_rules_out(self) -> None:
+        """No text that users read has a phrase that the glossary rules out."""
+        ruled_out = phrases()
+        self.assertGreater(len(ruled_out), 10)
+        pattern = re.compile(rf"\b({'|'.join(map(re.escape, ruled_out))})(?!\w)", re.IGNORECASE)
+        found = [
+            f"{name}: {match[0]}"
+            for name, text in texts()
+            for match in pattern.finditer(" ".join(text.split()))
+        ]
+        self.assertEqual([], found)
+
+    def test_terms_are_in_the_order_of_the_alphabet(self) -> None:
+        """The glossary's terms are in the order of the alphabet, each once."""
+        terms = re.findall(r"^(.+)\n: ", GLOSSARY.read_text("utf-8"), re.MULTILINE)
+        self.assertGreater(len(terms), 10)
+        self.assertEqual(sorted(set(terms)), terms)
