@@ -31,7 +31,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from nixery.image.closure import parse_db_dump
 from nixery.layers.compression_levels import Compression
 from nixery.layers.grouping import LayerSettings, Popularity, plan_layers
 from nixery.layers.tarball import PackedLayer, pack_store_paths
-from tests.benchmarks.measure import Figure, Options, Unavailable, run, timed
+from tests.benchmarks.measure import Figure, Options, Unavailable, median_ratio, run, timed
 from tests.end_to_end.daemon import single_user_nix
 from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import private_directory
@@ -154,6 +154,37 @@ def _closure(name: str, rounds: int) -> list[Figure]:
                     Figure(name=f"{title}, {expander}, {network}: {what}", value=value, unit="s")
                     for what, value in pull_seconds(costs, rate).items()
                 ]
+    return [*figures, *_price_of_chunks(name, packed, seconds)]
+
+
+def _price_of_chunks(
+    name: str,
+    packed: Mapping[Compression, Sequence[PackedLayer]],
+    seconds: Mapping[tuple[Compression, str], Sequence[float]],
+) -> list[Figure]:
+    """Compare chunked layers with plain zstd of the same level."""
+    figures = []
+    for chunked in KINDS:
+        if chunked.kind != "zstd-chunked":
+            continue
+        plain = Compression(kind="zstd", level=chunked.level)
+        title = f"{name}, {chunked.label} / {plain.label}"
+        sizes = [sum(layer.size for layer in packed[kind]) for kind in (chunked, plain)]
+        threads = "packing, threads: 1"
+        figures += [
+            Figure(
+                name=f"{title}: size",
+                value=sizes[0] / sizes[1],
+                unit="times",
+                at_most=1.17 if chunked.level == 1 else None,
+            ),
+            Figure(
+                name=f"{title}: {threads}",
+                value=median_ratio(seconds[plain, threads], seconds[chunked, threads]),
+                unit="times",
+                at_least=0.7,
+            ),
+        ]
     return figures
 
 

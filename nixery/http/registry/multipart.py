@@ -40,25 +40,10 @@ class MultipartBody:
     ranges: tuple[ByteRange, ...]
     boundary: str = field(factory=lambda: uuid4().hex)
 
-    heads: tuple[bytes, ...] = field(init=False)
-    """The bytes before the data of each part."""
-
     tail: bytes = field(init=False)
     """The bytes after the data of the last part."""
 
     _starts: tuple[int, ...] = field(init=False)
-
-    @heads.default
-    def _make_heads(self) -> tuple[bytes, ...]:
-        info = self.info
-        return tuple(
-            (
-                f"\r\n--{self.boundary}\r\n"
-                f"Content-Type: {info.media_type}\r\n"
-                f"Content-Range: bytes {each.start}-{each.stop - 1}/{info.size}\r\n\r\n"
-            ).encode("ascii")
-            for each in self.ranges
-        )
 
     @tail.default
     def _make_tail(self) -> bytes:
@@ -67,10 +52,7 @@ class MultipartBody:
     @_starts.default
     def _make_starts(self) -> tuple[int, ...]:
         """Return the offset of each part in the body, and the one of the tail."""
-        sizes = (
-            len(head) + part.stop - part.start
-            for head, part in zip(self.heads, self.ranges, strict=True)
-        )
+        sizes = (len(self.head(each)) + each.stop - each.start for each in self.ranges)
         return tuple(accumulate(sizes, initial=0))
 
     @property
@@ -82,6 +64,15 @@ class MultipartBody:
     def length(self) -> int:
         """The size of the body in bytes."""
         return self._starts[-1] + len(self.tail)
+
+    def head(self, part: ByteRange) -> bytes:
+        """Return the bytes before the data of a part.  They are not kept: a client may stall."""
+        info = self.info
+        return (
+            f"\r\n--{self.boundary}\r\n"
+            f"Content-Type: {info.media_type}\r\n"
+            f"Content-Range: bytes {part.start}-{part.stop - 1}/{info.size}\r\n\r\n"
+        ).encode("ascii")
 
     def pieces(self, start: int, stop: int) -> Iterator[bytes | ByteRange]:
         """
@@ -96,7 +87,8 @@ class MultipartBody:
             if index == len(self.ranges):
                 yield self.tail[offset : offset + stop - start]
                 return
-            head, part = self.heads[index], self.ranges[index]
+            part = self.ranges[index]
+            head = self.head(part)
             if offset < len(head):
                 piece: bytes | ByteRange = head[offset : offset + stop - start]
             else:

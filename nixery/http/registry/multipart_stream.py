@@ -22,7 +22,6 @@ async def multipart_chunks(
     :param reads: the spans of the body's ranges.
     :raises StorageError: the storage failed.
     """
-    heads = iter(body.heads)
     for index, span in enumerate(reads):
         source = (
             first
@@ -39,7 +38,7 @@ async def multipart_chunks(
                 end = offset + len(chunk)
                 while part is not None and part.start < end:
                     if part.start >= offset:
-                        yield next(heads)
+                        yield body.head(part)
                     yield chunk[max(0, part.start - offset) : part.stop - offset]
                     if part.stop > end:
                         break
