@@ -149,6 +149,47 @@ class ChunkedStreamTests(SynchronousTestCase):
         self.assertEqual(b"".join(plain), pulled.archive)
         self.assertEqual(4, sum(each["name"].endswith("/large") for each in pulled.entries))
 
+    def test_names_of_any_length_and_files_under_two_names_keep_their_tables(self) -> None:
+        """Names beyond a header's fields, and hard links, are in the tables as in the archive."""
+        store = Path(self.mktemp()).absolute()
+        deep = store / f"{'a' * 32}-x" / ("d" * 150) / ("ä" * 120)
+        deep.mkdir(parents=True)
+        (deep / ("f" * 255)).write_bytes(b"data")
+        (deep / "other").hardlink_to(deep / ("f" * 255))
+        written: list[bytes] = []
+        packed = pack_store_paths(
+            [f"/nix/store/{'a' * 32}-x"], written.append, compression=CHUNKED, store=str(store)
+        )
+        blob = b"".join(written)
+        pulled = pull(blob, packed.annotations)
+        self.assertEqual(unzstd(blob), pulled.archive)
+        self.check_headers(pulled.archive, pulled.entries, pulled.files)
+        self.assertEqual([b"data"] * 2, list(pulled.files.values()))
+        self.assertEqual({255, 5}, {len(Path(name).name) for name in pulled.files})
+
+    def test_chunk_that_several_layers_have_is_fetched_once(self) -> None:
+        """A client fetches equal contents once, whatever layers and files they are in."""
+        shared = os.urandom(PIECE_BYTES)
+        puller = PartialPuller()
+        fetched = []
+        for name in ("first", "second"):
+            blob, packed = self.pack(
+                {name: ("file", shared, b""), f"{name}-copy": ("file", shared + b"end", b"")},
+                CHUNKED,
+            )
+            pulled = puller.pull(
+                lambda ranges, blob=blob: [  # type: ignore[misc]
+                    blob[each.start : each.stop] for each in ranges
+                ],
+                packed.annotations,
+            )
+            self.assertEqual(unzstd(blob), pulled.archive)
+            fetched.append(pulled.fetched)
+        self.assertLess(PIECE_BYTES, fetched[0])
+        self.assertLess(fetched[0], 1.1 * PIECE_BYTES)
+        # Tables alone.
+        self.assertLess(fetched[1], 2000)
+
     def test_client_refuses_damaged_tables_and_chunks(self) -> None:
         """Clients refuse tables and chunks that are cut off or changed, by their digests."""
         entries = [TreeEntry(path=b"file", kind="file", data=bytes(range(256)) * 16)]
