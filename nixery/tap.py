@@ -156,6 +156,13 @@ class Options(usage.Options):
             if option in wanting and value.startswith("--"):
                 raise usage.UsageError(f"{option} needs a value: write {option}=VALUE")
 
+    def parseArgs(self, *words: str) -> None:
+        """:raises usage.UsageError: there are words that belong to no option."""
+        if words:
+            raise usage.UsageError(
+                f"unexpected argument {words[0]!r}: write settings as --OPTION=VALUE"
+            )
+
     def postOptions(self) -> None:
         """:raises usage.UsageError: with all errors in the configuration."""
         from twisted.internet import reactor  # noqa: PLC0415  # twistd's --reactor chooses it

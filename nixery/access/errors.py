@@ -73,8 +73,7 @@ class LoginThrottled(NixeryError):
     @property
     def message(self) -> str:
         return (
-            "too many log-ins have failed or wait: try again in"
-            f" {max(1, round(self.retry_after))} s, with the right password"
+            f"too many failed or waiting logins: try again in {max(1, round(self.retry_after))} s"
         )
 
 
@@ -104,8 +103,8 @@ class AccessDenied(NixeryError):
     @property
     def message(self) -> str:
         return (
-            f"{self.user} may not pull {', '.join(self.packages)} from here:"
-            " the registry's operator decides who may have what"
+            f"{self.user} is not allowed to pull {', '.join(self.packages)}:"
+            " ask the registry's operator"
         )
 
 

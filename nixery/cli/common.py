@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from nixery.builds.candidates import find_candidates, visible_candidates
 from nixery.builds.realisation import realise as realise_with_retries
+from nixery.cli.parser import error_line
 from nixery.config.config import Config
 from nixery.config.load import load_config
 from nixery.errors import NixeryError
@@ -102,7 +103,7 @@ class Command:
 
     def print_error(self, error: NixeryError) -> None:
         """Print on standard error what went wrong."""
-        print_error(f"{self.name}: {error.message}")
+        print_error(error_line(self.name, error.message, sys.stderr))
 
 
 async def evaluate(nix: Nix, package_set: PackageSet, name: ImageName) -> Evaluation:

@@ -23,6 +23,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from nixery.cli.common import USAGE, Command, NullProgress, print_error, realise
+from nixery.cli.parser import CommandParser
 from nixery.config.config import Config
 from nixery.config.errors import ConfigError
 from nixery.errors import StorageError
@@ -104,9 +105,9 @@ def layers(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=_COMMAND.name,
-        description="Shows an image's layers: what lies where, why, and who else has it.",
+        description="Shows the layers of an image: contents, reasons, and images that share them.",
     )
     parser.add_argument("image", metavar="IMAGE", help="the name of an image: shell/git")
     parser.add_argument(

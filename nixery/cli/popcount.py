@@ -28,6 +28,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from nixery.cli.common import USAGE, Command, print_error
+from nixery.cli.parser import CommandParser
 from nixery.cli.reference_sources import CACHE, ReferenceCollector
 from nixery.config.config import Config
 from nixery.config.errors import ConfigError
@@ -75,7 +76,7 @@ def popcount(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    common = argparse.ArgumentParser(add_help=False)
+    common = CommandParser(add_help=False)
     common.add_argument(
         "-o", "--output", type=Path, help="where the data go (default: standard output)"
     )
@@ -88,7 +89,7 @@ def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="how many requests to a binary cache are under way at once"
         f" (default: {MAX_CONNECTIONS})",
     )
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=_COMMAND.name,
         description="Counts how popular the packages of a set are, for NIX_POPULARITY_URL.",
     )

@@ -20,6 +20,7 @@ from attrs import asdict
 from twisted.internet.defer import Deferred
 
 from nixery.cli.common import USAGE, Command, NullProgress, print_error, realise
+from nixery.cli.parser import CommandParser
 from nixery.config.config import Config
 from nixery.config.errors import ConfigError
 from nixery.image.closure import RuntimeGraph
@@ -61,7 +62,7 @@ def prepare_image(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=_COMMAND.name,
         description=(
             "Builds the packages of an image with Nix, and prints as JSON what the registry"

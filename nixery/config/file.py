@@ -41,7 +41,7 @@ def read_file(
                 setting=setting,
                 value=path,
                 layer=layer,
-                expected=f"name a YAML file that can be read ({reason})",
+                expected=f"cannot read this YAML file: {reason}",
             )
         )
         return Layer(name=path)
@@ -53,7 +53,7 @@ def read_file(
                 setting=setting,
                 value=path,
                 layer=layer,
-                expected="name a file that holds one YAML mapping of settings",
+                expected="the file must hold one YAML mapping of settings",
             )
         )
         return Layer(name=path)

@@ -98,6 +98,7 @@ class RegistrySite(Site):
     """A site that writes its access log as log events; see :func:`make_site`."""
 
     _log = Logger()
+    noisy = False
 
     def __init__(
         self,

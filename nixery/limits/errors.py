@@ -36,7 +36,7 @@ class PackagesDenied(NixeryError):
     @property
     def message(self) -> str:
         return (
-            f"this registry does not serve {', '.join(self.packages)}: its operator has said so"
+            f"this registry does not serve {', '.join(self.packages)}"
             " (allow_packages, deny_packages)"
         )
 

@@ -43,6 +43,13 @@ __all__ = ["make_application"]
 
 _log = Logger()
 
+AUTH_DESCRIPTIONS = {
+    "none": "none, everyone can pull",
+    "htpasswd": "users and passwords of {file}",
+    "token": "tokens, and users and passwords of {file}",
+}
+"""The authentication as the log describes it, by the setting ``auth``."""
+
 
 def make_application(
     config: Config,
@@ -76,6 +83,10 @@ def make_application(
     async def print_warnings() -> None:
         for warning in config.warnings:
             _log.warn("{warning}.", warning=warning.describe())
+        _log.info(
+            "Authentication: {auth}.",
+            auth=AUTH_DESCRIPTIONS[config.access.auth].format(file=config.access.htpasswd_file),
+        )
 
     environ = os.environ
     wall_clock = wall_clock or SystemWallClock()

@@ -186,8 +186,8 @@ def warn_of_open_ports(addresses: Sequence[IAddress]) -> None:
     for address in addresses:
         if not is_loopback(address):
             _log.warn(
-                "Anybody who reaches {address} may pull everything and have anything built: set"
-                " auth and htpasswd_file to ask for passwords, or listen on 127.0.0.1 only.",
+                "Anyone who reaches {address} can pull and build any image: set auth and"
+                " htpasswd_file to require passwords, or listen only on 127.0.0.1.",
                 address=describe_address(address),
             )
 

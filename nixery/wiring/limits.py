@@ -123,9 +123,9 @@ def fit_open_files(admission: AdmissionControl) -> None:
     most = admission.limits.max_connections
     if most and room < most:
         admission.limits = evolve(admission.limits, max_connections=room)
-        _log.warn(
-            "There is room for {room} connections and not for {most}:"
-            " the process may open too few files (LimitNOFILE=, ulimit -n).",
+        _log.info(
+            "Up to {room} connections are accepted, not {most}: the limit of open files is low"
+            " (LimitNOFILE=, ulimit -n).",
             room=room,
             most=most,
         )

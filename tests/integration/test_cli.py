@@ -96,8 +96,8 @@ class PrepareImageTests(SynchronousTestCase):
     def test_wrong_call_exits_with_2(self) -> None:
         """A wrong call exits with 2."""
         for arguments, text in (
-            ((), "usage:"),
-            (("--unknown", "plain"), "usage:"),
+            ((), "required: NAME\nSee nixery-prepare-image --help"),
+            (("--unknown", "plain"), "unrecognized arguments: --unknown"),
             (("Plain",), "not an image name"),
             (("--system", "pdp11", "plain"), "system"),
         ):

@@ -145,7 +145,7 @@ class ServiceTests(SynchronousTestCase):
         port = self.listening.getsockname()[1]
         self.assertRegex(
             self.log(),
-            rf"(?m)^<4>Anybody who reaches 0\.0\.0\.0:{port} .*: set auth and htpasswd_file",
+            rf"(?m)^<4>Anyone who reaches 0\.0\.0\.0:{port} .*: set auth and htpasswd_file",
         )
 
     def test_passed_socket_serves_beside_configured_endpoints(self) -> None:

@@ -113,7 +113,7 @@ class OptionsTests(SynchronousTestCase):
 
     def test_words_that_belong_to_no_option_are_refused(self) -> None:
         """Words that belong to no option are refused."""
-        self.assertTrue(self.refused("--pkgs-path=/p", "hello"))
+        self.assertIn("unexpected argument 'hello'", self.refused("--pkgs-path=/p", "hello"))
 
     def test_all_problems_are_in_one_message(self) -> None:
         """All problems are in one message, a line each."""

@@ -31,6 +31,7 @@ from nixery.cli.admin.sign import sign
 from nixery.cli.admin.stored import named_images, with_platforms
 from nixery.cli.admin.verify import verify
 from nixery.cli.errors import AdminRefused
+from nixery.cli.parser import error_line
 from nixery.config.config import Config
 from nixery.config.declarations.sources import SourceConfig
 from nixery.config.errors import ConfigError
@@ -55,9 +56,9 @@ MAX_VERIFY_ATTEMPTS = 3
 """Number of times that an image is checked again that is being made or pulled."""
 
 BUCKET_MESSAGE = (
-    "images are in the bucket {bucket}, where this command does not reach: what it should forget"
-    " is told by a lifecycle rule of the bucket, and the registry makes again what it then finds"
-    " missing. The documentation has such a rule"
+    "images are in the bucket {bucket}, which this command does not manage: use a lifecycle rule of"
+    " the bucket to delete images (the documentation has one); the registry builds again what is"
+    " missing"
 )
 
 
@@ -237,9 +238,9 @@ def _prewarm(config: Config, options: argparse.Namespace) -> int:
     ]
     base = options.url or local_url(endpoints, config.http.public_url)
     if not images:
-        raise AdminRefused(reason="there is nothing to make: name images, or give --from FILE")
+        raise AdminRefused(reason="no images given: name some, or give --from FILE")
     if base is None:
-        raise AdminRefused(reason="where the registry is reached is not configured: give --url")
+        raise AdminRefused(reason="the address of the registry is not configured: give --url")
     for image in images:
         # Checked before anything is built, not after hours.
         name, _, tag = image.partition(":")
@@ -375,4 +376,4 @@ def _print(options: argparse.Namespace, data: object, text: str) -> None:
 
 
 def _print_error(text: str) -> None:
-    sys.stderr.write(f"nixery-admin: {text}\n")
+    sys.stderr.write(error_line("nixery-admin", text, sys.stderr) + "\n")

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from nixery.cli.admin.arguments import count_argument, seconds_argument, size_argument
+from nixery.cli.parser import CommandParser
 from nixery.sources.tag_policy import LATEST
 
 __all__ = ["make_parser"]
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser; the name of the command becomes ``command``."""
-    common = argparse.ArgumentParser(add_help=False)
+def _common_options(**details: Any) -> CommandParser:
+    """Make the options that are accepted before and after the command."""
+    common = CommandParser(add_help=False, **details)
     common.add_argument("--config", help="the configuration file (default: $NIXERY_CONFIG)")
     common.add_argument("--storage-path", help="the directory of the storage")
-    common.add_argument("--json", action="store_true", help="print JSON")
-    parser = argparse.ArgumentParser(
-        prog="nixery-admin", description="Takes care of the images that a registry has stored."
+    common.add_argument(
+        "--json",
+        action="store_true",
+        default=details.get("argument_default", False),
+        help="print JSON",
     )
+    return common
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser; the name of the command becomes ``command``."""
+    parser = CommandParser(
+        prog="nixery-admin",
+        description="Manages the stored images of a registry.",
+        parents=[_common_options()],
+    )
+    # The command must not replace an option that is given before it by its own default.
+    common = _common_options(argument_default=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        subparser: argparse.ArgumentParser = commands.add_parser(
+    def command(name: str, text: str) -> CommandParser:
+        subparser: CommandParser = commands.add_parser(
             name, parents=[common], help=text, description=text
         )
         return subparser
 
-    gc_parser = command("gc", "Remove what the limits do not keep, and what nothing names.")
+    gc_parser = command("gc", "Delete what the limits do not keep and what no image uses.")
     gc_parser.add_argument(
         "--max-storage-size", type=size_argument, help="instead of the setting: 200GiB"
     )
@@ -43,57 +59,65 @@ def make_parser() -> argparse.ArgumentParser:
     gc_parser.add_argument(
         "--grace",
         type=seconds_argument,
-        help="how long after its last use nothing is removed, in seconds (default: a day)",
+        help="keep everything used within this many seconds (default: a day)",
     )
-    gc_parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    gc_parser.add_argument(
+        "--dry-run", action="store_true", help="only print what would be deleted"
+    )
 
-    verify_parser = command("verify", "Hash everything, and look for what is missing.")
+    verify_parser = command("verify", "Check every stored file by its hash, and find missing ones.")
     verify_parser.add_argument(
         "--repair",
         action="store_true",
-        help="move what is damaged aside, so that the next pull makes it again",
+        help="move damaged files aside; the next pull builds them again",
     )
     verify_parser.add_argument(
-        "--jobs", type=count_argument, default=4, help="files hashed at once"
+        "--jobs", type=count_argument, default=4, help="number of files to hash at once"
     )
 
-    command("list", "List the images, with their sizes and when they were pulled last.")
+    command("list", "List the images with their sizes and last pulls.")
 
-    inspect_parser = command("inspect", "Show all that is known of an image.")
+    inspect_parser = command("inspect", "Show all details of an image.")
     inspect_parser.add_argument("image", metavar="IMAGE", help="a name, NAME:TAG, or a digest")
 
-    purge_parser = command("purge", "Remove images now; the next pull makes them again.")
+    purge_parser = command("purge", "Delete images now; the next pull builds them again.")
     purge_parser.add_argument(
         "images", metavar="IMAGE", nargs="+", help="a name, NAME:TAG, or a digest"
     )
     purge_parser.add_argument(
-        "--dry-run", action="store_true", help="only say what would be removed"
+        "--dry-run", action="store_true", help="only print what would be deleted"
     )
 
-    sign_parser = command("sign", "Sign images of a time without the key that is configured now.")
+    sign_parser = command("sign", "Sign images that were stored before the signing key was set.")
     sign_parser.add_argument(
         "images", metavar="IMAGE", nargs="*", help="a name, NAME:TAG, or a digest (default: all)"
     )
 
-    sbom_parser = command("sbom", "Make the bills of materials of images that have none.")
+    sbom_parser = command("sbom", "Add bills of materials to images that have none.")
     sbom_parser.add_argument(
         "images", metavar="IMAGE", nargs="+", help="a name, NAME:TAG, or a digest"
     )
 
-    warm_parser = command("warm", "Have a running registry make images ahead of their use.")
+    warm_parser = command("warm", "Make a running registry build images before they are pulled.")
     warm_parser.add_argument("images", metavar="IMAGE", nargs="*", help="a name, or NAME:TAG")
-    warm_parser.add_argument("--from", dest="file", help="a file with an image a line; - is stdin")
-    warm_parser.add_argument("--url", help="of the registry (default: as it is configured)")
-    warm_parser.add_argument("--user", help="for a registry that asks who you are")
-    warm_parser.add_argument("--password-file", help="the file with that user's password")
-    warm_parser.add_argument("--jobs", type=count_argument, default=4, help="how many at once")
     warm_parser.add_argument(
-        "--timeout", type=seconds_argument, default=14400.0, help="seconds that one image may take"
+        "--from", dest="file", help="file with one image per line; -: standard input"
+    )
+    warm_parser.add_argument(
+        "--url",
+        help="URL of the registry (default: as configured); the variable SSL_CERT_FILE names a PEM"
+        " file with the authorities to trust",
+    )
+    warm_parser.add_argument("--user", help="user to log in as, if the registry answers 401")
+    warm_parser.add_argument("--password-file", help="file with the password of --user")
+    warm_parser.add_argument(
+        "--jobs", type=count_argument, default=4, help="images to request at once"
+    )
+    warm_parser.add_argument(
+        "--timeout", type=seconds_argument, default=14400.0, help="maximum seconds for one image"
     )
 
-    check_parser = command(
-        "check", "Try the configured package source out, and say what to change."
-    )
+    check_parser = command("check", "Test the configured package source, and say what to change.")
     check_parser.add_argument(
         "names", metavar="NAME", nargs="*", help="packages to evaluate, as in an image's name"
     )

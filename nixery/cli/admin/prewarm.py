@@ -37,6 +37,15 @@ __all__ = [
 BACKOFF = Backoff(first=5.0, longest=300.0, factor=1.0)
 """The pauses between requests for one image, unless the daemon asks for others."""
 
+LOGIN_ADVICE = " (log in with --user and --password-file)"
+"""The advice for an answer of 401."""
+
+TRUST_ADVICE = (
+    "its certificate is not trusted: set SSL_CERT_FILE to a PEM file with the authority that"
+    " issued it"
+)
+"""The advice for a registry with a certificate of an authority of its own."""
+
 
 @frozen(kw_only=True)
 class PullResponse:
@@ -113,7 +122,10 @@ class _Prewarmer:
                 response.status == 503 and response.retry_after is not None
             )
             if not busy:
-                return PrewarmResult(image=image, error=f"{response.status}: {response.message}")
+                advice = LOGIN_ADVICE if response.status == 401 else ""
+                return PrewarmResult(
+                    image=image, error=f"{response.status}: {response.message}{advice}"
+                )
             pause = attempts.next_pause(self.clock.seconds(), response.retry_after)
             if pause is None:
                 return PrewarmResult(
@@ -196,15 +208,21 @@ class HttpPullClient:
         except CancelledError:
             raise
         except Exception as error:  # treq documents none of them
-            raise FetchFailed(
-                url=url, reason=plain_text(str(error)) or type(error).__name__
-            ) from error
+            raise FetchFailed(url=url, reason=_reason(error)) from error
         return PullResponse(
             status=response.code,
             retry_after=parse_retry_after(_header(response, "Retry-After")),
             message=_message(body),
             digest=_header(response, "Docker-Content-Digest") or "",
         )
+
+
+def _reason(error: Exception) -> str:
+    """Return the cause of a failed request, without the types of the libraries around it."""
+    # Twisted wraps the failures of a connection in a list, whose text is their representation.
+    causes = [each.value for each in getattr(error, "reasons", None) or ()]
+    text = "; ".join(plain_text(str(each)) or type(each).__name__ for each in causes or [error])
+    return TRUST_ADVICE if "certificate verify failed" in text else text or type(error).__name__
 
 
 def _header(response: Any, name: str) -> str | None:  # treq has no types

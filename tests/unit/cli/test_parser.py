@@ -1,0 +1,91 @@
+"""Tests of :mod:`nixery.cli.parser`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from unittest.mock import patch
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.cli.admin.command import admin
+from nixery.cli.admin.parser import make_parser
+from nixery.cli.layers import layers
+from nixery.cli.parser import error_line
+from nixery.cli.popcount import popcount
+from nixery.cli.prepare_image import prepare_image
+from nixery.version import VERSION
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "nixery-admin": admin,
+    "nixery-layers": layers,
+    "nixery-popcount": popcount,
+    "nixery-prepare-image": prepare_image,
+}
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class ParserTests(SynchronousTestCase):
+    """The arguments of the commands."""
+
+    def run_command(self, name: str, *arguments: str, status: int) -> tuple[str, str]:
+        """Return what a command prints: standard output and standard error."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            self.assertRaises(SystemExit) as ended,
+        ):
+            COMMANDS[name](arguments)
+        self.assertEqual(status, ended.exception.code)
+        return out.getvalue(), err.getvalue()
+
+    def test_every_command_tells_its_version(self) -> None:
+        """Every command prints its version on standard output; a subcommand does as well."""
+        for name in COMMANDS:
+            self.assertEqual(
+                (f"{name} {VERSION}\n", ""), self.run_command(name, "--version", status=0)
+            )
+        out, _ = self.run_command("nixery-admin", "list", "--version", status=0)
+        self.assertEqual(f"nixery-admin {VERSION}\n", out)
+
+    def test_error_comes_first_and_alone(self) -> None:
+        """A wrong option is the first line of standard error, without pages of help."""
+        for name in COMMANDS:
+            out, err = self.run_command(name, "--confg=x", status=2)
+            first, *rest = err.splitlines()
+            self.assertEqual("", out)
+            self.assertTrue(first.startswith(f"{name}: "), err)
+            self.assertEqual([f"See {name} --help"], rest)
+
+    def test_option_that_is_nearly_right_is_named(self) -> None:
+        """The option that was probably meant is named, also that of a subcommand."""
+        for given, meant in (("--jsn", "--json"), ("--passwordfile=x", "--password-file")):
+            _, err = self.run_command("nixery-admin", "warm", given, status=2)
+            self.assertIn(f"(did you mean {meant}?)", err)
+        _, err = self.run_command("nixery-admin", "list", "--zzz", status=2)
+        self.assertNotIn("did you mean", err)
+
+    def test_options_stand_before_or_after_the_command(self) -> None:
+        """The options of all commands mean the same before the command and after it."""
+        for arguments in (["--json", "--config=x", "list"], ["list", "--json", "--config=x"]):
+            options = make_parser().parse_args(arguments)
+            self.assertEqual(
+                (True, "x", None), (options.json, options.config, options.storage_path)
+            )
+        self.assertFalse(make_parser().parse_args(["list"]).json)
+
+    def test_errors_are_coloured_on_terminals_alone(self) -> None:
+        """The command is red on a terminal, unless NO_COLOR is set."""
+        with patch.dict("os.environ", clear=True):
+            self.assertEqual("\x1b[31mx:\x1b[0m y", error_line("x", "y", Terminal()))
+            self.assertEqual("x: y", error_line("x", "y", io.StringIO()))
+        with patch.dict("os.environ", {"NO_COLOR": "1"}):
+            self.assertEqual("x: y", error_line("x", "y", Terminal()))
