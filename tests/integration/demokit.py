@@ -81,15 +81,16 @@ def build(attribute: str, system: str = "x86_64-linux") -> Path:
 
 
 @functools.cache
-def build_all(names: tuple[str, ...]) -> Mapping[str, Sequence[Path]]:
+def build_all(names: tuple[str, ...], system: str = "x86_64-linux") -> Mapping[str, Sequence[Path]]:
     """The store paths of packages, all of their outputs, by attribute paths."""
-    expression = " ".join(f"(import {nix_path(demo_set())} {{ }}).{name}.all" for name in names)
+    imported = f'(import {nix_path(demo_set())} {{ system = "{system}"; }})'
+    expression = " ".join(f"{imported}.{name}.all" for name in names)
     checked(
         "nix-build", "--no-out-link", "-E", f"builtins.concatLists [ {expression} ]",
         environ=nix_environment(),
     )  # fmt: skip
     paths = evaluate(
-        "let s = set builtins.currentSystem; in { "
+        f'let s = set "{system}"; in {{ '
         + " ".join(f'"{name}" = map (output: output.outPath) s.{name}.all;' for name in names)
         + " }"
     )

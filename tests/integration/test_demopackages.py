@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from twisted.trial.unittest import SkipTest
 
 from nixery.image.closure import package_name
 from nixery.layers.popularity_file import parse_popularity
@@ -71,6 +74,9 @@ STARTED = {
 WITHOUT_PROGRAMS = frozenset(
     {"cacert", "iana-etc", "python3Packages.pyyaml", "python3Packages.requests"}
 )
+
+EMULATED = ("bash", "coreutils", "gawk")
+"""Packages for the other architecture that are built even without the variable."""
 
 KNOWN_TO_POPULARITY = 0.95
 """Of a release's packages: some are split and renamed while it is supported."""
@@ -134,6 +140,28 @@ class EveryPackageTests(SetTestCase):
                 ]
                 self.assertIn(expected, checked(program, *argv[1:]))
 
+    def test_programs_of_the_other_architecture_start_in_an_emulator(self) -> None:
+        """Programs for arm64 start in an emulator, with libraries and a loader of their own."""
+        if shutil.which("qemu-aarch64") is None:
+            raise SkipTest("qemu-aarch64 is not installed")
+        names = tuple(name for name in tested() if name in STARTED) if FULL else EMULATED
+        built = build_all(names, "aarch64-linux")
+        started = set()
+        for name in names:
+            argv, expected = STARTED[name]
+            [program] = [
+                (path / "bin" / argv[0]).resolve()
+                for path in built[name]
+                if (path / "bin" / argv[0]).exists()
+            ]
+            # Scripts name interpreters that the kernel cannot run here.
+            if is_elf(program):
+                with self.subTest(name):
+                    emulated = checked("qemu-aarch64", "-0", argv[0], program, *argv[1:])
+                    self.assertIn(expected, emulated)
+                started.add(name)
+        self.assertGreaterEqual(started, {*EMULATED})
+
     def test_no_link_in_any_store_path_leads_nowhere(self) -> None:
         """No link in any store path leads nowhere."""
         dangling = [
@@ -195,6 +223,13 @@ class EveryPackageTests(SetTestCase):
         names = {package_name(path.name[33:]) for path in packages_closure()}
         unknown = sorted(names - known.keys())
         self.assertLess(len(unknown), (1 - KNOWN_TO_POPULARITY) * len(names), unknown)
+
+    def test_popularity_data_serve_both_architectures(self) -> None:
+        """Both architectures are made of packages of the same names, which the data know."""
+        systems = json.loads((demo_set() / "lock.json").read_bytes())["systems"]
+        amd64, arm64 = (systems[f"{each}-linux"].keys() for each in ("x86_64", "aarch64"))
+        own = sorted(arm64 - amd64)
+        self.assertLess(len(own), (1 - KNOWN_TO_POPULARITY) * len(arm64), own)
 
     def test_lock_says_which_release_of_debian_it_was_made_on(self) -> None:
         """The lock says which release of Debian it was made on."""
