@@ -36,4 +36,6 @@ class PlatformTests(BrowserCase):
         page.wait("#result-packages [data-name=portable]", "for amd64, arm64")
         page.wait("#result-packages [data-name=local]", f"for {own}")
         self.assertIn(f"Not for {foreign}: ", page.text("#result-packages [data-name=local]"))
-        self.assertEqual([], page.faults())
+        for screen in (DESKTOP, PHONE):
+            page.screen(screen)
+            self.assertEqual([], page.faults())
