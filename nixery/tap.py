@@ -184,7 +184,7 @@ class Options(usage.Options):
                 raise ConfigError(problems=problems)
         except ConfigError as error:
             lines = error.message.replace("\n", "\n  ")
-            raise usage.UsageError(f"the configuration cannot be used:\n  {lines}") from None
+            raise usage.UsageError(f"invalid configuration:\n  {lines}") from None
 
 
 def makeService(options: Options) -> IService:

@@ -24,13 +24,13 @@ __all__ = [
 class PasswordFileUnusable(UnusableFile):
     """The password file cannot be read or cannot be trusted; ``path`` may name a line of it."""
 
-    problem = "the passwords are not usable ({path})"
+    problem = "cannot use the password file {path}"
 
 
 class TokenKeyUnusable(UnusableFile):
     """The key that tokens are signed with cannot be used."""
 
-    problem = "tokens cannot be signed with the key at {path}"
+    problem = "cannot sign tokens with the key at {path}"
     advice = "openssl genpkey -algorithm ed25519 makes one"
 
 
@@ -48,7 +48,7 @@ class LoginRequired(NixeryError):
 
     @property
     def message(self) -> str:
-        return self.reason or "this registry is for those who have logged in: docker login"
+        return self.reason or "log in first: docker login"
 
 
 @frozen(kw_only=True)

@@ -15,5 +15,5 @@ __all__ = ["SigningKeyUnusable"]
 class SigningKeyUnusable(UnusableFile):
     """A key that signs images, or verifies their signatures, cannot be used."""
 
-    problem = "images cannot be signed with the key at {path}"
+    problem = "cannot sign images with the key at {path}"
     advice = "openssl genpkey -algorithm ec -pkeyopt ec_paramgen_curve:P-256 makes one"

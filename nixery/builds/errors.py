@@ -26,8 +26,8 @@ class CachedFailure(NixeryError):
     @property
     def message(self) -> str:
         return (
-            f"{self.original.message}\n(this is remembered from a moment ago;"
-            f" it will be tried again in {max(1, round(self.retry_after))} s)"
+            f"{self.original.message}\n(this is the last failure; the next try"
+            f" is possible in {max(1, round(self.retry_after))} s)"
         )
 
 

@@ -53,9 +53,9 @@ def find_contradictions(
         ]
         overridden = max(choosing, default=-1) > ranks[setting.name]
         if needed is ANY_VALUE and actual is None:
-            only = f"it means something only where {other} is given"
+            only = f"it needs {other} too"
         elif needed is not ANY_VALUE and actual != needed:
-            only = f"it means something only where {other} is {needed}, and that is {actual}"
+            only = f"it needs {other}: {needed} (now: {actual})"
         else:
             continue
         if not overridden:
@@ -128,8 +128,7 @@ def _check_auth(
             if name in ranks and ranks.get("auth", -1) <= ranks[name]:
                 yield layers[ranks[name]].problem(
                     by_name[name],
-                    "it means something only where auth is htpasswd or token: without that,"
-                    " everybody may pull everything",
+                    "it needs auth: htpasswd or token; without it, everyone can pull everything",
                 )
         return
     if "htpasswd_file" not in ranks:

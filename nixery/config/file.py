@@ -35,7 +35,7 @@ def read_file(
     try:
         data = load_yaml(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = _reason(error)
         problems.append(
             ConfigProblem(
                 setting=setting,
@@ -70,6 +70,16 @@ def read_file(
                 )
             )
     return make_layer(path, data, problems, warnings)
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be read, with the line and the column of an error in it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -171,9 +171,7 @@ def merge(
                 spelled = [layer.spell(member) for member in members]
                 others = " and ".join(spelled[1:])
                 problems.append(
-                    layer.problem(
-                        members[0], f"it contradicts {others}: give only one of them here"
-                    )
+                    layer.problem(members[0], f"it contradicts {others}: give only one of them")
                 )
             for other in SETTINGS:
                 if other.group == group and other not in members:

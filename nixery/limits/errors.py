@@ -58,8 +58,7 @@ class QueueFull(NixeryError):
     @property
     def message(self) -> str:
         return (
-            f"{self.waiting} {self.what} already: pull it again in"
-            f" {max(1, round(self.retry_after))} s"
+            f"{self.waiting} {self.what} already: pull again in {max(1, round(self.retry_after))} s"
         )
 
 
@@ -108,7 +107,7 @@ class BuildsExceeded(NixeryError):
     def message(self) -> str:
         return (
             f"too many builds: this registry makes at most {self.limit} images {self.period} for"
-            f" one client ({self.setting}); pull it again in"
+            f" one client ({self.setting}); pull again in"
             f" {max(1, round(self.retry_after))} s"
         )
 

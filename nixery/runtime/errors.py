@@ -34,17 +34,22 @@ class ListeningFailed(NixeryError):
 
     @property
     def message(self) -> str:
-        advice = "end the program that uses it, or choose another port with --port or --listen"
         port = _TCP_PORT.search(self.endpoint)
         if port is not None and self.reason == os.strerror(errno.EADDRINUSE):
-            return f"port {port[1]} is already in use: {advice}"
-        return f"cannot listen on {self.endpoint}: {self.reason}; {advice}"
+            return (
+                f"port {port[1]} is already in use: stop the program that uses it, or choose"
+                " another port with --port or --listen"
+            )
+        return (
+            f"cannot listen on {self.endpoint}: {self.reason};"
+            " choose another address with --port or --listen"
+        )
 
 
 class CertificateUnusable(UnusableFile):
     """The TLS certificate, or its key, cannot be used for clients."""
 
-    problem = "TLS cannot be spoken with {path}"
+    problem = "cannot use {path} for TLS"
     advice = "tls_certificate and tls_key name the files"
 
 

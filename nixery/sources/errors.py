@@ -101,5 +101,5 @@ class LookupsExceeded(NixeryError):
     def message(self) -> str:
         return (
             f"too many revisions: this registry looks up {self.limit} a minute for one client that"
-            f" it does not know yet; pull it again in {max(1, round(self.retry_after))} s"
+            f" it does not know yet; pull again in {max(1, round(self.retry_after))} s"
         )

@@ -94,7 +94,7 @@ class StillBuilding(NixeryError):
         where = "" if self.watch is None else f"; watch it at {self.watch}"
         return (
             f"{self.image} is still being built ({self.doing}, {self.seconds:.0f} s so far):"
-            f" pull it again in a moment{where}"
+            f" pull again in a moment{where}"
         )
 
 

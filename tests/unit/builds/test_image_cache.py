@@ -215,7 +215,7 @@ class FailureCacheTests(SynchronousTestCase):
         clock.advance(59)
         told = self.assertRaises(CachedFailure, cache.check, "key")
         self.assertEqual((told.original, told.retry_after), (error, 1))
-        self.assertIn("tried again in 1 s", told.message)
+        self.assertIn("the next try is possible in 1 s", told.message)
         clock.advance(1)
         cache.check("key")
 

@@ -113,7 +113,7 @@ class AlternativeTests(ConfigCase):
 
     def test_details_without_a_repository(self) -> None:
         """Details of a repository that is not there are an error."""
-        self.assertIn("pkgs_repo is given", self.problem("pkgs_ref: stable").expected)
+        self.assertIn("it needs pkgs_repo too", self.problem("pkgs_ref: stable").expected)
         self.assertIn("overlay", self.problem("base_channel: c", pkgs_repo="/r").expected)
 
     def test_details_of_a_repository_that_is_replaced(self) -> None:

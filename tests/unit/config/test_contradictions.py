@@ -24,7 +24,7 @@ class ContradictionTests(ConfigCase):
         """A bucket for a storage in a directory is a contradiction."""
         problem = self.problem(environ={"GCS_BUCKET": "b"})
         self.assertEqual("GCS_BUCKET", problem.setting)
-        self.assertIn("storage_backend is gcs", problem.expected)
+        self.assertIn("it needs storage_backend: gcs", problem.expected)
 
     def test_higher_backend_puts_lower_details_out_of_force(self) -> None:
         """The command line may choose another storage than the file describes."""
@@ -58,16 +58,16 @@ class AuthTests(ConfigCase):
         for text, words in (
             ("{auth: htpasswd}", "htpasswd_file"),
             ("{auth: token}", "htpasswd_file"),
-            ("{htpasswd_file: /h}", "only where auth is"),
-            ("{auth_rules: {a: [git]}}", "only where auth is"),
-            ("{auth: htpasswd, htpasswd_file: /h, token_key: /k}", "only where auth is token"),
+            ("{htpasswd_file: /h}", "it needs auth: htpasswd or token"),
+            ("{auth_rules: {a: [git]}}", "it needs auth: htpasswd or token"),
+            ("{auth: htpasswd, htpasswd_file: /h, token_key: /k}", "it needs auth: token"),
             (
                 "{auth: htpasswd, htpasswd_file: /h, auth_rules: {anonymous: [git]}}",
                 "need auth: token",
             ),
             ("{auth: token, htpasswd_file: /h, port: 80}", "public_url"),
             ("{signing_key: /k}", "give public_url too"),
-            ("{signing_key_previous: /k}", "only where signing_key is given"),
+            ("{signing_key_previous: /k}", "it needs signing_key too"),
             ("{auth: basic, htpasswd_file: /h}", "htpasswd, token"),
             ("{auth: token, htpasswd_file: /h, auth_rules: {a: [shell/*]}}", "write shell, git"),
             ("{auth: token, htpasswd_file: /h, auth_rules: {a: [1]}}", "list of patterns"),
@@ -75,14 +75,14 @@ class AuthTests(ConfigCase):
             ("{flake: 'path:/f', pkgs_path: /p}", "it contradicts flake"),
             ("{flake: 'path:/f', channel: c}", "it contradicts flake"),
             ("{flake: 'path:/f', pkgs_repo: /r}", "it contradicts flake"),
-            ("{flake: 'path:/f', pkgs_ref: main}", "only where pkgs_repo is given"),
+            ("{flake: 'path:/f', pkgs_ref: main}", "it needs pkgs_repo too"),
             ("{flake: 'path:/f', overlays: /o}", "import nixpkgs { overlays"),
             ("{flake: 'path:/f', nixpkgs_config: {allowUnfree: true}}", "import nixpkgs"),
             ("{flake: 'path:/f', nix_path: {n: /n}}", "make what it needs an input"),
             ("{flake: 'path:/f', extra_paths: /n}", "make what it needs an input"),
             ("{flake: 'path:/f', allow_unpinned_fetches: true}", "make what it needs an input"),
             ("{platforms: [aarch64-linux]}", "add x86_64-linux, which is the system"),
-            ("{pkgs_path: /p, allow_unlocked_flake: true}", "only where flake is given"),
+            ("{pkgs_path: /p, allow_unlocked_flake: true}", "it needs flake too"),
         ):
             with self.assertRaises(ConfigError) as raised:
                 self.load(text)
