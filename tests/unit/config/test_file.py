@@ -41,6 +41,13 @@ class FileTests(ConfigCase):
         path.write_bytes(b"channel: \xff\xfe")
         self.assertEqual("--config", self.problem(config=str(path)).setting)
 
+    def test_error_in_the_yaml_is_told_with_its_line_and_column(self) -> None:
+        """An error in the YAML is told with its line and column, in one line."""
+        self.assertEqual(
+            "cannot read this YAML file: line 2, column 3: mapping values are not allowed here",
+            self.problem("a: 1\n b: 2").expected,
+        )
+
     def test_yaml_cannot_run_code(self) -> None:
         """Tags that would make Python objects are refused."""
         self.problem("channel: !!python/object/apply:os.getcwd []\n")
