@@ -266,7 +266,7 @@ class StartTests(SynchronousTestCase):
         """A certificate that is not there."""
         none = str(self.directory / "none.pem")
         output = self.fails("--tls-certificate", none, "--tls-key", none)
-        self.assertIn(f"{none}: it cannot be read", output)
+        self.assertIn(f"cannot use {none} for TLS: it cannot be read", output)
 
     def test_option_that_there_is_not_is_said_without_pages_of_help_around_it(self) -> None:
         """An option that there is not is said without pages of help around it."""
