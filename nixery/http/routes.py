@@ -34,6 +34,7 @@ from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Pages
+from nixery.http.ui.search_page import SearchPage
 from nixery.image.names import Digest, ImageName, Tag
 
 __all__ = ["READ", "Handlers", "UIHandlers", "make_router"]
@@ -55,6 +56,7 @@ class UIHandlers:
     pages: Pages
     assets: Assets | None = None
     index: IndexPage | None = None
+    search: SearchPage | None = None
     builds: BuildPages | None = None
     images: ImagePages | None = None
     comparison: ComparisonPage | None = None
@@ -178,6 +180,8 @@ def _route_ui(app: Klein, ui: UIHandlers) -> None:
         _route_assets(app, ui.assets)
     if ui.index is not None:
         _route_index(app, ui.index)
+    if ui.search is not None:
+        _route_search(app, ui.search)
     if ui.builds is not None:
         _route_builds(app, ui.builds)
     if ui.images is not None:
@@ -211,6 +215,16 @@ def _route_index(app: Klein, page: IndexPage) -> None:
     @app.route("/api/packages", methods=READ)
     def packages(request: Request) -> Body:
         return page.packages(request)
+
+
+def _route_search(app: Klein, page: SearchPage) -> None:
+    @app.route("/search", methods=READ)
+    def search(request: Request) -> Body:
+        return page.show(request)
+
+    @app.route("/api/search", methods=READ)
+    def search_data(request: Request) -> Body:
+        return page.answer(request)
 
 
 def _route_builds(app: Klein, builds: BuildPages) -> None:

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from nixery.builds.candidates import CandidateSearch
 from nixery.builds.filtered_lookup import FilteredLookup
+from nixery.builds.package_catalog import PackageCatalog
 from nixery.config.config import Config
 from nixery.runtime.clocks import SystemWallClock, WallClock
 from nixery.runtime.reloader import Reloader
@@ -154,7 +155,16 @@ def make_application(
         signer=signing.signer,
         reporter=observability.reporter,
     )
-    make_package_indexes(nix_context, nix.nix, building=lambda: bool(builds.tracker.active_names()))
+    indexes = make_package_indexes(
+        nix_context, nix.nix, building=lambda: bool(builds.tracker.active_names())
+    )
+    packages = PackageCatalog(
+        sources=sources.sources,
+        indexes=indexes,
+        workers=files,
+        system=config.sources.system,
+        rules=limits.rules,
+    )
     web_ui = make_web_ui(
         config,
         cpu,
@@ -166,6 +176,7 @@ def make_application(
         sources=sources.sources,
         package_lookup=FilteredLookup(package_lookup=nix.nix, rules=limits.rules),
         candidates=candidates,
+        packages=packages,
         visibility=access.visibility,
     )
     http = make_http(

@@ -8,6 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from nixery.builds.candidates import CandidateSearch
+from nixery.builds.package_catalog import PackageCatalog
 from nixery.builds.package_lookup import PackageLookup, PackageSearch
 from nixery.builds.tracker import BuildTracker
 from nixery.config.config import Config
@@ -19,6 +20,7 @@ from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Pages, Section
+from nixery.http.ui.search_page import SearchPage
 from nixery.http.visibility import VisibilityRules
 from nixery.inspection.catalog import ImageCatalog
 from nixery.inspection.image_comparer import ImageComparer
@@ -55,6 +57,7 @@ def make_web_ui(
     sources: Sources,
     package_lookup: PackageLookup,
     candidates: CandidateSearch,
+    packages: PackageCatalog,
     visibility: VisibilityRules,
 ) -> WebUISubsystem:
     """
@@ -65,6 +68,7 @@ def make_web_ui(
     :param tracker: tracks the builds.
     :param package_lookup: looks up names that a user types.
     :param candidates: finds other names for those that do not exist.
+    :param packages: searches packages.
     :param visibility: decides which client may see which image.
     :raises ResourceMissing: the installation is incomplete.
     """
@@ -120,6 +124,7 @@ def make_web_ui(
             pages=pages,
             assets=site_files.assets,
             index=index,
+            search=SearchPage(pages, packages, visibility),
             builds=builds,
             images=images,
             comparison=comparison,

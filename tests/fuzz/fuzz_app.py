@@ -40,6 +40,7 @@ from nixery.builds.builder import Builder
 from nixery.builds.candidates import CandidateSearch
 from nixery.builds.document_maker import DocumentMaker
 from nixery.builds.image_cache import ImageCache
+from nixery.builds.package_catalog import PackageCatalog
 from nixery.builds.package_lookup import PackageSearch
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.settings import ImageSettings
@@ -60,6 +61,7 @@ from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Section
+from nixery.http.ui.search_page import SearchPage
 from nixery.http.visibility import AllowAll
 from nixery.image.errors import PackageProblem, ProblemKind
 from nixery.image.names import PackageRequest
@@ -69,13 +71,14 @@ from nixery.inspection.catalog import ImageCatalog
 from nixery.inspection.image_comparer import ImageComparer
 from nixery.layers.grouping import LayerSettings, Popularity
 from nixery.layers.tarball import Compression
+from nixery.nix.package_index import IndexEntry, PackageIndex
 from nixery.observability.json_log import json_line
 from nixery.pulls.images import ImageService
 from nixery.pulls.referrers import Referrers
 from nixery.pulls.repository_blobs import RepositoryBlobs
 from nixery.pulls.signatures import ImageSigner
 from nixery.pulls.tag_recorder import TagRecorder
-from nixery.sources.source import PackageSet
+from nixery.sources.source import PackageSet, Revision
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.testing.fakes import FakeNix, FakePackage, FakeSources, FakeWallClock, InlineWorkers
 from tests.support.pages import make_pages, site_files
@@ -198,6 +201,19 @@ class _Looker:
         return answers
 
 
+class _Indexes:
+    """Has an index with the packages of the images."""
+
+    async def get(self, _revision: Revision, _system: str) -> PackageIndex | None:
+        return PackageIndex(
+            names=("hello", "sesame"),
+            entries=tuple(
+                IndexEntry(attribute=name, pname=name, version="1", description="", served=True)
+                for name in ("hello", "sesame")
+            ),
+        )
+
+
 class World:
     """
     A daemon without sockets, threads and Nix.
@@ -300,6 +316,9 @@ class World:
             candidates=candidates,
             seconds=clock.seconds,
         )
+        packages = PackageCatalog(
+            sources=sources, indexes=_Indexes(), workers=workers, system=SYSTEM
+        )
         index = IndexPage(pages, lookup, SYSTEM, clock, builds=self.book, visibility=visibility)
 
         async def well() -> Sequence[str]:
@@ -319,6 +338,7 @@ class World:
                 pages=pages,
                 assets=files.assets,
                 index=index,
+                search=SearchPage(pages, packages, visibility or AllowAll()),
                 builds=BuildPages(self.book, clock, pages, visibility=visibility),
                 images=ImagePages(library, pages, workers, visibility or AllowAll(), system=SYSTEM),
                 comparison=ComparisonPage(

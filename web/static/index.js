@@ -1,5 +1,6 @@
 // The box for packages: asks while somebody types, and shows what each name is.
 
+import "./complete.js";
 import { element, shown } from "./text.js";
 
 const QUIET = 400; // milliseconds without a key before the registry is asked
@@ -16,7 +17,11 @@ let timer = null;
 let asking = null;
 let asked = input.value.trim();
 
+// A command that was pasted: the registry finds the names in it.
+const COMMAND = /^\s*(\$ |# |sudo\s|docker\s|podman\s|nerdctl\s|skopeo\s|nix\s|nix-shell\s)/;
+
 function typed() {
+  if (COMMAND.test(input.value)) return input.value.trim();
   return input.value.trim().split(/[\s,;/]+/).filter(Boolean).join(" ");
 }
 
@@ -39,9 +44,14 @@ async function ask() {
       signal: mine.signal,
       headers: { Accept: "application/json" },
     });
-    show(await response.json());
+    const data = await response.json();
+    if (COMMAND.test(input.value) && data.image) {
+      input.value = data.image.replaceAll("/", " ");
+      asked = typed();
+    }
+    show(data);
     // What is in the address can be passed on.
-    history.replaceState(null, "", `/?packages=${encodeURIComponent(names).replaceAll("%20", "+")}`);
+    history.replaceState(null, "", `/?packages=${encodeURIComponent(asked).replaceAll("%20", "+")}`);
   } catch (error) {
     if (error.name === "AbortError") return;
     asked = "";
@@ -107,6 +117,8 @@ input.addEventListener("input", () => {
   clearTimeout(timer);
   timer = setTimeout(ask, QUIET);
 });
+
+input.addEventListener("chosen", ask);
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();

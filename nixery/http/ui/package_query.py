@@ -8,6 +8,7 @@ outside its grammar.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -37,6 +38,7 @@ __all__ = [
     "PackageQuery",
     "PackageQueries",
     "commands",
+    "names_in",
     "parse_query",
     "describe_results",
 ]
@@ -46,6 +48,11 @@ MAX_QUERY_CHARACTERS = 1000
 
 MAX_QUERIES = 30
 """The most names that are looked up at once."""
+
+_PROMPT = re.compile(r"[$#] +")
+_ENGINE = re.compile(r"(sudo +)?(docker|podman|nerdctl|skopeo|buildah|crictl|ctr) ")
+_NIX = re.compile(r"nix(-shell)? ")
+_TAG = re.compile(r"(:[\w.-]+)?(@sha256:[0-9a-f]+)?\Z")
 
 _BETWEEN = re.compile(r"[\s,;/]+")
 
@@ -86,6 +93,31 @@ class PackageQueries:
         return tuple(wanted)
 
 
+def names_in(text: str) -> str:
+    """
+    Return the names in a command that was pasted: of a container engine, or of Nix.
+
+    :return: the text itself, if it is no such command.
+    """
+    command = _PROMPT.sub("", text.strip())
+    if _ENGINE.match(command):
+        images = [word for word in command.split() if "/" in word and not word.startswith("-")]
+        if images:
+            image = images[0].removeprefix("docker://")
+            host, _, rest = image.partition("/")
+            # As engines tell a registry from the first part of a name.
+            name = rest if "." in host or ":" in host or host == "localhost" else image
+            return _TAG.sub("", name)
+    if _NIX.match(command):
+        words = command.split()
+        packages = [word.partition("#")[2] for word in words if "#" in word]
+        if "-p" in words:
+            following = words[words.index("-p") + 1 :]
+            packages += itertools.takewhile(lambda word: not word.startswith("-"), following)
+        return " ".join(packages) or text
+    return text
+
+
 def parse_query(text: str, system: str, platforms: Sequence[str] = ()) -> PackageQueries | None:
     """
     Parse the typed text; ``None`` if it contains no names.
@@ -98,7 +130,7 @@ def parse_query(text: str, system: str, platforms: Sequence[str] = ()) -> Packag
         raise InvalidName(
             name=text[:64] + "...", reason=f"it is longer than {MAX_QUERY_CHARACTERS} characters"
         )
-    typed = list(dict.fromkeys(word for word in _BETWEEN.split(text) if word))
+    typed = list(dict.fromkeys(word for word in _BETWEEN.split(names_in(text)) if word))
     if not typed:
         return None
     if len(typed) > MAX_QUERIES:

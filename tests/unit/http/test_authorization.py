@@ -184,6 +184,8 @@ class MatrixTests(SynchronousTestCase):
         """Yield the rows of pages, their data and their streams."""
         for path in ("/", "/builds", "/images", "/docs/", "/metrics", "/?packages=hello"):
             yield Row(path, PAGE_WAYS, USERS)
+        for path in ("/search?q=hello", "/api/search?q=hello"):
+            yield Row(path, PAGE_WAYS, USERS)
         yield Row("/builds/events", STREAM_WAYS, USERS)
         yield Row("/healthz", PAGE_WAYS, CLIENTS)
         yield Row("/keys/nixery.pub", PAGE_WAYS, CLIENTS)

@@ -16,6 +16,7 @@ from nixery.http.ui.package_query import (
     PackageQueries,
     commands,
     describe_results,
+    names_in,
     parse_query,
 )
 from nixery.image.errors import InvalidName, PackageProblem, ProblemKind
@@ -76,6 +77,24 @@ class ParsingTests(SynchronousTestCase):
         self.assertEqual(
             PackageRequest(name="libsigc++", exact=True), queries.queries[1].package_request
         )
+
+    def test_commands_that_were_pasted_are_understood(self) -> None:
+        """The names in commands of engines and of Nix are understood."""
+        digest = "sha256:" + "0" * 64
+        for command, names in (
+            ("docker pull registry.example:8080/shell/git:latest", "shell/git"),
+            ("$ docker run --rm -it localhost/shell/git bash", "shell/git"),
+            (f"sudo podman pull registry.example/git/htop@{digest}", "git/htop"),
+            ("skopeo copy docker://registry.example/hello:x oci:y", "hello"),
+            ("nix-shell -p git htop --run zsh", "git htop"),
+            ("nix run nixpkgs#git", "git"),
+            ("nix shell nixpkgs#git nixpkgs#lib.x", "git lib.x"),
+            ("docker", "docker"),
+            ("docker compose", "docker compose"),
+            ("nix", "nix"),
+            ("git htop", "git htop"),
+        ):
+            self.assertEqual(names, names_in(command), command)
 
     def test_meta_packages_lead_the_name(self) -> None:
         """They lead the name, wherever they were typed."""

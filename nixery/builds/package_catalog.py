@@ -1,0 +1,128 @@
+"""
+Search the packages of the revision that is served, by name and description.
+
+The lists of packages are made by :class:`nixery.nix.indexer.PackageIndexer`; a search evaluates
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from attrs import define, field, frozen
+from cachetools import LRUCache
+
+from nixery.image.errors import InvalidName
+from nixery.image.names import Tag, escape_attribute, parse_image_name
+from nixery.limits.package_rules import PackageRules
+from nixery.nix.package_finder import Findings, PackageFinder
+from nixery.nix.package_index import IndexEntry, PackageIndex
+from nixery.runtime.workers import Workers
+from nixery.sources.interface import Sources
+from nixery.sources.source import Revision
+
+__all__ = ["CatalogResult", "PackageCatalog", "component_of"]
+
+LATEST = Tag("latest")
+
+MAX_FINDERS = 2
+"""The indexes that are kept in a form for searches; that of nixpkgs has some 20 MB."""
+
+
+class Indexes(Protocol):
+    """Keeps indexes of package sets."""
+
+    async def get(self, revision: Revision, system: str) -> PackageIndex | None:
+        """Return the index of a revision, or ``None`` if there is none yet."""
+
+
+@frozen(kw_only=True)
+class CatalogResult:
+    """
+    The result of a search.
+
+    :param revision: the revision that was searched.
+    :param findings: ``None`` if its packages have not been listed yet.
+    """
+
+    revision: Revision
+    findings: Findings | None
+
+
+@define(kw_only=True, eq=False)
+class PackageCatalog:
+    """
+    Searches the packages of the tag ``latest``.
+
+    :param sources: resolves the tag.
+    :param indexes: the lists of packages.
+    :param workers: a pool of threads; not the one that packs layers.
+    :param system: the Nix system whose packages are searched.
+    :param rules: packages that are not served are not found.
+    """
+
+    sources: Sources
+    indexes: Indexes
+    workers: Workers
+    system: str
+    rules: PackageRules = field(factory=PackageRules)
+
+    # By the identity of the index, which is kept as long as the entry.
+    _finders: LRUCache[int, tuple[PackageIndex, PackageFinder]] = field(
+        factory=lambda: LRUCache(MAX_FINDERS), init=False
+    )
+
+    async def search(
+        self,
+        query: str,
+        *,
+        limit: int,
+        offset: int = 0,
+        may_see: Callable[[str], bool] = lambda _name: True,
+    ) -> CatalogResult:
+        """
+        Search packages.
+
+        :param query: words.
+        :param limit: the most packages that are returned.
+        :param offset: how many of the best are left out.
+        :param may_see: tells whether the client may see the image of this name.
+        :raises NixeryError: the tag cannot be resolved.
+        """
+        revision = await self.sources.resolve(LATEST)
+        index = await self.indexes.get(revision, self.system)
+        if index is None:
+            return CatalogResult(revision=revision, findings=None)
+
+        def accept(entry: IndexEntry) -> bool:
+            component = component_of(entry.attribute)
+            try:
+                name = parse_image_name(component, system="")
+            except InvalidName:
+                return False
+            return self.rules.allows(name) and may_see(component)
+
+        finder = await self._finder(index)
+        findings = await self.workers.run(
+            lambda: finder.find(query, limit=limit, offset=offset, accept=accept)
+        )
+        return CatalogResult(revision=revision, findings=findings)
+
+    async def _finder(self, index: PackageIndex) -> PackageFinder:
+        known = self._finders.get(id(index))
+        if known is not None and known[0] is index:
+            return known[1]
+        finder = await self.workers.run(PackageFinder, index)
+        self._finders[id(index)] = index, finder
+        return finder
+
+
+def component_of(attribute: str) -> str:
+    """Return the component of an image's name that requests a package."""
+    lowered = attribute.lower()
+    try:
+        parse_image_name(lowered, system="")
+    except InvalidName:
+        return escape_attribute(attribute)
+    return lowered

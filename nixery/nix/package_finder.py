@@ -1,0 +1,160 @@
+"""
+Find packages of an index by what a person types: their names, and words of their descriptions.
+
+All names are one string, and so are all descriptions: the search for a word in 100,000 of them is
+one search in a string, of some milliseconds, and not a loop.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, islice
+
+from attrs import frozen
+
+from nixery.nix.package_index import IndexEntry, PackageIndex
+from nixery.nix.suggestions import NameIndex
+
+__all__ = ["Findings", "PackageFinder"]
+
+MAX_MATCHES = 1000
+"""The most packages that are ranked; the rest of a longer list is not worth reading."""
+
+_END = "\n"
+
+
+@frozen(kw_only=True)
+class Findings:
+    """
+    The packages that were found.
+
+    :param entries: best first.
+    :param total: how many there are, or :data:`MAX_MATCHES`.
+    """
+
+    entries: Sequence[IndexEntry]
+    total: int
+
+
+class _Texts:
+    """
+    One string of many texts, in lower case.
+
+    :param texts: none of them has a line break.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        folded = [text.lower() for text in texts]
+        self._text = _END.join(["", *folded, ""])
+        self._starts = list(accumulate((len(text) + 1 for text in folded[:-1]), initial=1))
+
+    def beginning_with(self, word: str) -> Iterator[int]:
+        """Tell the positions of the texts that begin with a word."""
+        return self._places(f"{_END}{word}", 1)
+
+    def containing(self, word: str) -> Iterator[int]:
+        """Tell the positions of the texts with a word in them, each once."""
+        return self._places(word, 0)
+
+    def _places(self, pattern: str, skipped: int) -> Iterator[int]:
+        place = self._text.find(pattern)
+        while place >= 0:
+            yield bisect_right(self._starts, place + skipped) - 1
+            place = self._text.find(pattern, self._text.find(_END, place + skipped))
+
+
+class PackageFinder:
+    """
+    Finds packages of one index.  Making one takes about 0.2 s for 100,000 packages.
+
+    :param index: its packages.
+    """
+
+    def __init__(self, index: PackageIndex) -> None:
+        self._entries = index.entries
+        self._names = _Texts([f"{each.attribute} {each.pname}" for each in index.entries])
+        self._descriptions = _Texts([each.description for each in index.entries])
+        self._near = NameIndex([each.attribute for each in index.entries])
+        self._positions = {each.attribute: at for at, each in enumerate(index.entries)}
+
+    def find(
+        self,
+        query: str,
+        *,
+        limit: int,
+        offset: int = 0,
+        accept: Callable[[IndexEntry], bool] = lambda _: True,
+    ) -> Findings:
+        """
+        Find packages that have all words of a query.
+
+        Best are those that are called so, then those whose names begin with the first word, then
+        those that have it in their names, then those that have the words in their descriptions;
+        of equal ones the shortest names.  If there are none, names near the query are found.
+
+        :param limit: the most packages that are returned.
+        :param offset: how many of the best are left out.
+        :param accept: tells whether a package may be found.
+        """
+        words = query.lower().split()
+        if not words:
+            return Findings(entries=(), total=0)
+        positions = self._matching(words)
+        ranked = sorted(
+            (self._rank(words[0], position), position)
+            for position in positions
+            if accept(self._entries[position])
+        )
+        if not ranked and len(words) == 1:
+            near = self._near.suggest(words[0], limit=limit + offset)
+            found = [self._entries[self._positions[name]] for name in near]
+            entries = [entry for entry in found if accept(entry)]
+            return Findings(entries=entries[offset : offset + limit], total=len(entries))
+        return Findings(
+            entries=[self._entries[at] for _, at in ranked[offset : offset + limit]],
+            total=len(ranked),
+        )
+
+    def _matching(self, words: Sequence[str]) -> set[int]:
+        """Return the positions of the entries with all words in name or description."""
+        longest = max(words, key=len)
+        found: set[int] = set()
+        # The best first: the others are not to take their places where there are too many.
+        for positions in (
+            self._names.beginning_with(longest),
+            self._names.containing(f".{longest}"),
+            self._names.containing(longest),
+            self._descriptions.containing(longest),
+        ):
+            found.update(islice(positions, MAX_MATCHES - len(found)))
+        others = [word for word in words if word != longest]
+        return {
+            position
+            for position in found
+            if all(word in _text_of(self._entries[position]) for word in others)
+        }
+
+    def _rank(self, word: str, position: int) -> tuple[int, int, str]:
+        entry = self._entries[position]
+        attribute = entry.attribute.lower()
+        last = attribute.rpartition(".")[2]
+        names = (attribute, last, entry.pname.lower())
+        if word in names:
+            kind = 0
+        elif any(name.startswith(word) for name in names):
+            kind = 1
+        elif any(word in name for name in names):
+            kind = 2
+        else:
+            kind = 3
+        # What is at the top of the set, and is served, before what is not.
+        return (
+            2 * kind + (not entry.served),
+            entry.attribute.count("."),
+            f"{len(attribute):04} {attribute}",
+        )
+
+
+def _text_of(entry: IndexEntry) -> str:
+    return f"{entry.attribute} {entry.pname} {entry.description}".lower()

@@ -1,0 +1,77 @@
+"""Tests for :mod:`nixery.builds.package_catalog`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from nixery.builds.package_catalog import CatalogResult, PackageCatalog, component_of
+from nixery.image.patterns import parse_patterns
+from nixery.limits.package_rules import PackageRules
+from nixery.nix.package_index import PackageIndex
+from nixery.sources.source import Revision
+from nixery.testing.fakes import FakeSources, InlineWorkers
+from tests.unit.nix.test_package_finder import entry
+
+SYSTEM = "x86_64-linux"
+
+
+class FakeIndexes:
+    """Has one index, or none."""
+
+    index: PackageIndex | None = None
+
+    async def get(self, _revision: Revision, _system: str) -> PackageIndex | None:
+        return self.index
+
+
+class PackageCatalogTests(SynchronousTestCase):
+    """Searches of the packages that are served."""
+
+    def setUp(self) -> None:
+        self.indexes = FakeIndexes()
+        self.catalog = PackageCatalog(
+            sources=FakeSources.at_path(Path("/set")),
+            indexes=self.indexes,
+            workers=InlineWorkers(),
+            system=SYSTEM,
+            rules=PackageRules(denied=parse_patterns(["secret"])),
+        )
+
+    def search(self, query: str, hidden: str = "") -> CatalogResult:
+        return self.successResultOf(
+            Deferred.fromCoroutine(
+                self.catalog.search(query, limit=10, may_see=lambda name: name != hidden)
+            )
+        )
+
+    def test_packages_that_are_not_listed_yet_are_said_so(self) -> None:
+        """Where packages have not been listed yet, there are no findings."""
+        self.assertIsNone(self.search("git").findings)
+
+    def test_packages_that_are_denied_or_not_for_the_client_are_not_found(self) -> None:
+        """Packages that are not served, or not for the client, are not found."""
+        self.indexes.index = PackageIndex(
+            names=(), entries=(entry("gitSecret"), entry("git"), entry("secret"), entry("gitui"))
+        )
+        findings = self.search("git", hidden="gitui").findings
+        assert findings is not None
+        self.assertEqual(["git", "gitSecret"], [each.attribute for each in findings.entries])
+        findings = self.search("secret").findings
+        assert findings is not None
+        self.assertEqual(["gitSecret"], [each.attribute for each in findings.entries])
+
+    def test_index_that_was_made_again_is_searched(self) -> None:
+        """An index that was made again is searched in place of the old one."""
+        for name in ("one", "two"):
+            self.indexes.index = PackageIndex(names=(), entries=(entry(name),))
+            findings = self.search(name).findings
+            assert findings is not None
+            self.assertEqual(1, findings.total)
+
+    def test_names_that_images_cannot_have_are_escaped(self) -> None:
+        """Names that images cannot have are escaped, others in lower case."""
+        self.assertEqual("python3packages.requests", component_of("python3Packages.requests"))
+        self.assertTrue(component_of("libsigc++").startswith("attr--"))

@@ -1,0 +1,113 @@
+// Completes the last word of the box for packages: a combobox with a list, as the ARIA Authoring
+// Practices describe it.  The names come from the list of packages that the registry has.
+
+import { element, shown } from "./text.js";
+
+const QUIET = 120; // milliseconds without a key before the registry is asked
+const LEAST = 2; // characters of a word that is completed
+
+const input = document.getElementById("packages");
+const list = element("ul", {
+  id: "suggestions",
+  class: "suggestions",
+  role: "listbox",
+  "aria-label": "Packages",
+  hidden: true,
+});
+let timer = null;
+let asking = null;
+let active = -1;
+
+input.after(list);
+input.setAttribute("role", "combobox");
+input.setAttribute("aria-autocomplete", "list");
+input.setAttribute("aria-controls", list.id);
+input.setAttribute("aria-expanded", "false");
+
+function lastWord() {
+  return input.value.slice(0, input.selectionStart).match(/[^\s,;/]*$/)[0];
+}
+
+function close() {
+  clearTimeout(timer);
+  asking?.abort();
+  list.hidden = true;
+  list.replaceChildren();
+  select(-1);
+  input.setAttribute("aria-expanded", "false");
+}
+
+async function suggest() {
+  asking?.abort();
+  const word = lastWord();
+  if (word.length < LEAST) return close();
+  const mine = (asking = new AbortController());
+  try {
+    const response = await fetch(`/api/search?limit=8&q=${encodeURIComponent(word)}`, {
+      signal: mine.signal,
+      headers: { Accept: "application/json" },
+    });
+    const found = await response.json();
+    if (mine.signal.aborted || word !== lastWord()) return;
+    show((found.packages ?? []).filter((each) => each.served));
+  } catch {
+    // A list that does not come is no fault of what was typed: Check still works.
+  }
+}
+
+function show(packages) {
+  if (!packages.length) return close();
+  list.replaceChildren(...packages.map((each, at) =>
+    element("li", { id: `suggestion-${at}`, role: "option", "aria-selected": "false", "data-name": each.attribute },
+      element("code", {}, element("bdi", {}, each.attribute)), " ",
+      element("span", { class: "quiet small" }, element("bdi", {}, shown(each.version))), " ",
+      element("bdi", { class: "small" }, shown(each.description)))));
+  select(-1);
+  list.hidden = false;
+  input.setAttribute("aria-expanded", "true");
+}
+
+function select(at) {
+  active = at;
+  for (const [index, option] of [...list.children].entries()) {
+    option.setAttribute("aria-selected", String(index === at));
+  }
+  if (at < 0) return input.removeAttribute("aria-activedescendant");
+  input.setAttribute("aria-activedescendant", list.children[at].id);
+  list.children[at].scrollIntoView({ block: "nearest" });
+}
+
+function choose(option) {
+  const end = input.selectionStart;
+  const start = end - lastWord().length;
+  const name = `${option.dataset.name} `;
+  input.setRangeText(name, start, end, "end");
+  close();
+  input.focus();
+  input.dispatchEvent(new Event("chosen"));
+}
+
+input.addEventListener("input", () => {
+  clearTimeout(timer);
+  timer = setTimeout(suggest, QUIET);
+});
+
+input.addEventListener("keydown", (event) => {
+  if (list.hidden) return;
+  const count = list.children.length;
+  if (event.key === "ArrowDown") select((active + 1) % count);
+  else if (event.key === "ArrowUp") select((active <= 0 ? count : active) - 1);
+  else if (event.key === "Enter" && active >= 0) choose(list.children[active]);
+  else if (event.key === "Escape") close();
+  else return;
+  event.preventDefault();
+});
+
+input.addEventListener("blur", close);
+
+// The focus stays in the box.
+list.addEventListener("mousedown", (event) => event.preventDefault());
+list.addEventListener("click", (event) => {
+  const option = event.target instanceof Element && event.target.closest("[role=option]");
+  if (option) choose(option);
+});
