@@ -20,10 +20,13 @@ class PublicAddress:
     :param url: the URL of the daemon's root, without a slash at its end.
     :param known: false if the daemon is reached through a UNIX socket only, and no URL is
         configured: ``url`` is that of localhost then, and of no use to clients.
+    :param configured: true if it is the configured URL, and not one of the daemon's own addresses,
+        by which clients elsewhere may not reach it.
     """
 
     url: str
     known: bool = True
+    configured: bool = False
 
     @property
     def host(self) -> str:
@@ -42,7 +45,7 @@ def find_public_address(
     :param addresses: the addresses that the daemon listens on.
     """
     if public_url is not None:
-        return PublicAddress(url=public_url)
+        return PublicAddress(url=public_url, configured=True)
     for address in addresses:
         if isinstance(address, IPv4Address | IPv6Address):
             # From this machine, a wildcard is reached through its loopback, and

@@ -170,6 +170,11 @@ def make_http(
         site.resource = make_root(address)
         if controller is None:
             warn_of_open_ports(addresses)
+        if not address.configured and not all(map(is_loopback, addresses)):
+            _log.warn(
+                "Pages name {host}, which other machines may not reach: set public_url.",
+                host=address.host,
+            )
         if address.known:
             _log.info("Pull with: docker pull {host}/hello", host=address.host)
 

@@ -88,6 +88,7 @@ def make_web_ui(
             site_files,
             cpu,
             address=address.host,
+            address_configured=address.configured,
             source=config.sources.source.describe(),
             sections=sections,
             signed=config.signing.signing_key is not None,

@@ -59,6 +59,29 @@ class BoxTests(BrowserCase):
         pasted = page.find("#packages").get_attribute("value")
         self.assertEqual(page.text("#example"), pasted)
 
+    def test_commands_name_the_host_that_the_browser_used(self) -> None:
+        """Without ``public_url``, a script puts the browser's host into the commands."""
+        page = self.browser
+        self.visit(watched_registry(), "/")
+        # The browser resolves no names, so that there is no other host to open the page from.
+        self.assertEqual(
+            watched_registry().address,
+            page.run("return document.documentElement.dataset.address"),
+        )
+        command = page.driver.execute_async_script(
+            """
+            const [done] = arguments;
+            const site = document.querySelector("script[src*='/site.js']").src;
+            document.documentElement.dataset.address = "registry.internal:5000";
+            import(site.replace("site.js", "text.js")).then(
+              (text) => done(text.reachable("docker pull registry.internal:5000/shell/git")));
+            """
+        )
+        self.assertEqual(f"docker pull {watched_registry().address}/shell/git", command)
+        with page.without_scripts():
+            self.visit(watched_registry(), "/")
+            page.wait(".notice", "public_url")
+
     def test_keyboard_comes_to_the_box_soon(self) -> None:
         """The keyboard comes to the box soon: past the way to the content and the sections."""
         page = self.browser

@@ -147,6 +147,7 @@ class StartTests(SynchronousTestCase):
             output = self.output_until_ready(process)
             self.assertIs(warned, "set auth and" in output)
             self.assertIs(warned, "Anyone who reaches 0.0.0.0:" in output, output)
+            self.assertIs(warned, "may not reach: set public_url" in output, output)
             process.terminate()
             process.communicate(timeout=60)
 

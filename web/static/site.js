@@ -2,7 +2,12 @@
 // copied, by its id, or its `data-copied` if it has that; without this script the buttons
 // stay hidden.
 
-import { announce } from "./text.js";
+import { announce, reachable } from "./text.js";
+
+for (const code of document.querySelectorAll(".command code")) {
+  const text = reachable(code.textContent);
+  if (text !== code.textContent) code.textContent = text;
+}
 
 for (const button of document.querySelectorAll("button[data-copy]")) {
   button.hidden = false;

@@ -56,6 +56,13 @@ export function duration(seconds) {
   return `${Math.floor(whole / 3600)} h ${pad(Math.floor((whole % 3600) / 60))} min`;
 }
 
+// Puts the host that the browser has used in the place of the registry's own address, where its
+// operator has not configured one: commands are for the machine that shows them.
+export function reachable(text) {
+  const own = document.documentElement.dataset.address;
+  return own ? text.replaceAll(own, location.host) : text;
+}
+
 // Says something to those who listen to the page.
 export function announce(text) {
   let region = document.getElementById("announcer");

@@ -77,6 +77,8 @@ class Pages:
     :param address: the registry's address, as it precedes the name of an image in a pull
         command: ``registry.example:8080``.
     :param source: the source of packages, in words.
+    :param address_configured: false if the address is a guess: scripts then put the host in its
+        place that the browser has used.
     :param sections: the links in the header of each page.
     :param signed: whether images are signed, which the page of an image tells how to verify.
     """
@@ -88,6 +90,7 @@ class Pages:
         *,
         address: str,
         source: str,
+        address_configured: bool = True,
         sections: Sequence[Section] = (),
         signed: bool = False,
     ) -> None:
@@ -109,6 +112,7 @@ class Pages:
         )
         environment.globals = {
             "address": address,
+            "address_configured": address_configured,
             "asset": files.assets.url,
             "paths": {section.path for section in sections},
             "sections": tuple(sections),

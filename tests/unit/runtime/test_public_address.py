@@ -22,7 +22,7 @@ class PublicAddressTests(SynchronousTestCase):
             address = find_public_address(
                 "https://r.example:5000", scheme, [tcp("127.0.0.1", 1), UNIXAddress("/run/s")]
             )
-            self.assertEqual(PublicAddress(url="https://r.example:5000"), address)
+            self.assertEqual(PublicAddress(url="https://r.example:5000", configured=True), address)
             self.assertEqual("r.example:5000", address.host)
             self.assertTrue(address.known)
 
