@@ -7,8 +7,8 @@ Authenticate the client of each request before a handler answers it, and authori
              pages: only for users; PagesGuard checks each build and image
 
 Credentials that were checked recently come from a cache: that takes microseconds, and no
-thread.  ``/healthz``, ``/readyz`` and the public key are open without a login; ``/readyz`` gives
-details only to users.
+thread.  ``/healthz``, ``/readyz``, the public key and the documentation are open without a login;
+``/readyz`` gives details only to users.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ __all__ = ["Authenticator", "PagesGuard", "RegistryGuard", "client_of"]
 
 SELF_AUTHORIZING_PATHS = frozenset({b"healthz", b"keys", b"readyz", b"token", b"v2"})
 """First path segments open without a login; their handlers authorize clients themselves."""
+
+PUBLIC_PATHS = frozenset({b"docs", b"favicon.ico", b"static"})
+"""First path segments of what has no secrets: the documentation, and the files of all pages."""
 
 UNAUTHENTICATED_PATHS = frozenset({b"healthz", b"keys"})
 """First path segments for which credentials are not checked at all."""
@@ -174,8 +177,8 @@ class Authenticator:
             except (LoginFailed, TokenInvalid) as error:
                 client = evolve(client, auth_error=error.message)
         request.resolved_client = client
-        if segment not in SELF_AUTHORIZING_PATHS and client.user is None:
-            reason = client.auth_error or "this page is for those who have logged in"
+        if segment not in SELF_AUTHORIZING_PATHS | PUBLIC_PATHS and client.user is None:
+            reason = client.auth_error or "log in to see this page"
             raise LoginRequired(challenge=BASIC, reason=reason)
 
     def _warn_of_forwarding(self, address: str) -> None:

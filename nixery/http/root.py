@@ -21,6 +21,7 @@ from nixery.http.hosts import HostRules
 from nixery.http.responses import client_disconnected, request_id, set_headers
 from nixery.http.router import Router
 from nixery.http.server import first_segment
+from nixery.http.ui.pages import Pages
 from nixery.limits.build_quota import current_client
 from nixery.observability.context import current_request
 
@@ -37,6 +38,8 @@ class Root(KleinResource):
     :param router: finds the handlers of requests.
     :param authenticator: authenticates clients; ``None``: nobody logs in.
     :param hosts: the names under which pages are served; ``None``: every name.
+    :param pages: renders the page of a browser that has not logged in; ``None``: it gets a line of
+        text.
     """
 
     def __init__(
@@ -44,17 +47,20 @@ class Root(KleinResource):
         router: Router,
         authenticator: Authenticator | None = None,
         hosts: HostRules | None = None,
+        pages: Pages | None = None,
     ) -> None:
         super().__init__(router)
         self.first_segments = router.first_segments
         self._authenticator = authenticator
         self._hosts = hosts
+        self._pages = pages
 
     def render(self, request: Request) -> Any:  # type: ignore[override]  # Klein says an interface
         """Start to answer a request."""
         segment = first_segment(request)
         if self._hosts is not None and segment not in ANY_HOST and not self._hosts.allows(request):
             host = log_text(request.getHeader(b"Host") or b"")
+            # Without a page, whose parts would be refused as well.
             self._refuse(Failure(HostNotAllowed(host=host)), request)
             return NOT_DONE_YET
         if segment == b"v2":
@@ -67,7 +73,7 @@ class Root(KleinResource):
             # A disconnected client ends the wait only; the check goes on, for other requests.
             request.notifyFinish().addErrback(lambda _: checking.cancel())
         checking.addCallback(lambda _: self._serve(request))
-        checking.addErrback(self._refuse, request)
+        checking.addErrback(self._refuse, request, self._pages)
         return NOT_DONE_YET
 
     def _serve(self, request: Request) -> Any:
@@ -79,13 +85,10 @@ class Root(KleinResource):
         current_client.set(client_keys(request))
         return super().render(request)
 
-    def _refuse(self, failure: Failure, request: Request) -> None:
-        """
-        Answer a client that was not authenticated, or came to a wrong host; without a page, whose
-        parts would be refused as well.
-        """
+    def _refuse(self, failure: Failure, request: Request, pages: Pages | None = None) -> None:
+        """Answer a client that was not authenticated, or came to a wrong host."""
         if client_disconnected(request):
             return
         set_headers(request, {b"Cache-Control": b"no-store", b"X-Content-Type-Options": b"nosniff"})
-        request.write(answer_failure(request, failure))
+        request.write(answer_failure(request, failure, pages))
         request.finish()

@@ -142,8 +142,9 @@ def make_http(
             metrics=None if exposition is None else MetricsPage(exposition.expose),
             ui=web_ui.make(address),
         )
+        pages = None if handlers.ui is None else handlers.ui.pages
         router = make_router(handlers, config.sources.system, config.sources.platforms)
-        return Root(router, authenticator, hosts)
+        return Root(router, authenticator, hosts, pages)
 
     def first_segments() -> Collection[bytes]:
         return site.resource.first_segments if isinstance(site.resource, Root) else ()

@@ -352,7 +352,7 @@ class World:
             ),
         )
         self.router = make_router(handlers, SYSTEM)
-        return Root(self.router, Authenticator(controller) if self.gated else None)
+        return Root(self.router, Authenticator(controller) if self.gated else None, pages=pages)
 
     def _access_controller(self, cache: ImageCache, referrers: Referrers) -> AccessController:
         controller = AccessController(

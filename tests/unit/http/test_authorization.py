@@ -182,12 +182,13 @@ class MatrixTests(SynchronousTestCase):
 
     def page_rows(self) -> Iterator[Row]:
         """Yield the rows of pages, their data and their streams."""
-        for path in ("/", "/builds", "/images", "/docs/", "/metrics", "/?packages=hello"):
+        for path in ("/", "/builds", "/images", "/metrics", "/?packages=hello"):
             yield Row(path, PAGE_WAYS, USERS)
         for path in ("/search?q=hello", "/api/search?q=hello"):
             yield Row(path, PAGE_WAYS, USERS)
         yield Row("/builds/events", STREAM_WAYS, USERS)
-        yield Row("/healthz", PAGE_WAYS, CLIENTS)
+        for path in ("/healthz", "/docs/", "/favicon.ico"):
+            yield Row(path, PAGE_WAYS, CLIENTS)
         yield Row("/keys/nixery.pub", PAGE_WAYS, CLIENTS)
         builds = {build.image: build.id for build in self.world.book.overview()}
         for name, may in IMAGES.items():
@@ -213,6 +214,15 @@ class MatrixTests(SynchronousTestCase):
                     self.assertIn(status, refused, case)
                     self.assertNotIn(b"/nix/store", body, case)
         return number
+
+    def test_browser_without_a_login_gets_a_page_that_says_how(self) -> None:
+        """A browser that has not logged in gets a page which says how, others a line of text."""
+        status, body = self.ask("nobody", GET, "/builds", "Accept: text/html")
+        self.assertEqual(401, status)
+        self.assertIn(b'id="log-in"', body)
+        self.assertIn(b'href="/docs/"', body)
+        status, body = self.ask("nobody", GET, "/builds")
+        self.assertEqual((401, 1), (status, body.count(b"\n")))
 
     def test_every_part_is_for_those_who_may_have_it(self) -> None:
         """A client that may have something gets it in every way, and no other in any."""
