@@ -16,10 +16,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nixery
-from tests.end_to_end.processes import Server, at_end, free_port, private_directory
+from tests.end_to_end.processes import (
+    Finished,
+    Server,
+    at_end,
+    free_port,
+    private_directory,
+    run,
+)
 from tests.end_to_end.wire import Registry
 
-__all__ = ["DAEMONS", "RECHECK", "Daemon", "checkout", "private_environment", "single_user_nix"]
+__all__ = [
+    "DAEMONS",
+    "RECHECK",
+    "Daemon",
+    "checkout",
+    "private_environment",
+    "run_admin",
+    "single_user_nix",
+]
 
 
 class Daemon:
@@ -181,6 +196,26 @@ def single_user_nix() -> dict[str, str]:
 
 
 @functools.cache
+def run_admin(*arguments: str, **environ: str) -> Finished:
+    """Run ``nixery-admin`` in a process of its own, without a configuration."""
+    home = private_directory("admin")
+    return run(
+        [
+            sys.executable,
+            *("-c", "from nixery.cli.admin.command import admin; admin()"),
+            *arguments,
+        ],
+        environ={
+            **private_environment(home),
+            **checkout(),
+            "STATE_DIRECTORY": str(home / "state"),
+            "CACHE_DIRECTORY": str(home / "cache"),
+            **environ,
+        },
+        cwd=home,
+    )
+
+
 def checkout() -> dict[str, str]:
     """Return the environment that finds the daemon, if it is not installed beside this Python."""
     installed = subprocess.run(

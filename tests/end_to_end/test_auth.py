@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import bcrypt
 
 from tests.end_to_end.case import EndToEndCase, Once, containerd, docker, podman, skopeo
-from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.daemon import Daemon, run_admin
 from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import private_directory, wait_until
 from tests.end_to_end.wire import PATIENT_AGENT, Answer
@@ -152,6 +152,18 @@ class AuthTests(Mixin):
         skopeo().copy(image, target).checked()
         denied = skopeo().copy(f"{registry.address}/git", target)
         self.assertNotEqual(denied.status, 0)
+
+    def test_warm_says_that_it_has_to_log_in_and_does(self) -> None:
+        """``nixery-admin warm`` names the options that log in, and builds with them."""
+        registry = self.registry()
+        wanted = ("warm", "hello", "--url", f"http://{registry.address}")
+        refused = run_admin(*wanted)
+        self.assertEqual(1, refused.status, refused.describe())
+        self.assertIn("401: ", refused.output)
+        self.assertIn("--user and --password-file", refused.output)
+        password = private_directory("warm") / "password"
+        password.write_text(PASSWORDS["alice"])
+        run_admin(*wanted, "--user", "alice", "--password-file", str(password)).checked()
 
     def test_containerd_pulls_with_a_users_password_and_without_none(self) -> None:
         """containerd pulls with a user's password, and without none."""

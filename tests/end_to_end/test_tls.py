@@ -15,7 +15,7 @@ from pathlib import Path
 from cryptography import x509
 
 from tests.end_to_end.case import EndToEndCase, Once, containerd, docker, podman, skopeo
-from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.daemon import Daemon, run_admin
 from tests.end_to_end.engines import require
 from tests.end_to_end.package_sets import demo_set
 from tests.end_to_end.processes import (
@@ -97,6 +97,14 @@ class TLSTests(EndToEndCase):
         # There must be nothing else in it but keys for clients.
         trusted = secured().certs_directory(secured().directory / "skopeo")
         skopeo().inspect_verified(image, f"--cert-dir={trusted}").checked()
+
+    def test_warm_verifies_the_certificate_and_trusts_the_authority_of_a_variable(self) -> None:
+        """``nixery-admin warm`` verifies the certificate; ``SSL_CERT_FILE`` names the authority."""
+        wanted = ("warm", "hello", "--url", f"https://{secured().address}")
+        refused = run_admin(*wanted)
+        self.refused(refused)
+        self.assertIn("set SSL_CERT_FILE to a PEM file", refused.output)
+        run_admin(*wanted, SSL_CERT_FILE=str(secured().directory / "ca.crt")).checked()
 
     def test_podman_verifies_the_certificate_and_runs_what_it_pulls(self) -> None:
         """podman verifies the certificate, and runs what it pulls."""
