@@ -10,14 +10,18 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
+from unittest.mock import patch
 from urllib.parse import quote
 
+from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.cli.parser import CommandParser
 from nixery.config.errors import ConfigError
 from nixery.config.load import load_config
 from nixery.config.settings import SETTINGS
@@ -236,6 +240,29 @@ def usage(command: str, *arguments: str) -> str:
     return text + "".join(usage(command, name) for name in below)
 
 
+class Accepted(Exception):
+    """A command line was accepted; the command must not run."""
+
+
+def command_options(command: str, arguments: Sequence[str]) -> None:
+    """Parse the arguments of a command, and do not run it."""
+    parse = CommandParser.parse_args
+
+    def stop(self: CommandParser, args: Sequence[str] | None = None) -> NoReturn:
+        parse(self, args)
+        raise Accepted
+
+    module, function = entry_points()[command]
+    with patch.object(CommandParser, "parse_args", stop), contextlib.suppress(Accepted):
+        getattr(import_module(module), function)([*arguments])
+
+
+def daemon_options(arguments: Sequence[str]) -> None:
+    """Parse the options of ``twistd nixery``, without the files that they name."""
+    with patch.object(Options, "postOptions"):
+        Options({}).parseOptions([*arguments])
+
+
 def options(text: str) -> set[str]:
     """The long options that a text names."""
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
@@ -334,6 +361,32 @@ class SourceTests(SynchronousTestCase):
             elif program.startswith("nixery-"):
                 self.assertIn(program, entry_points(), name)
                 self.assertEqual(set(), given - options(usage(program)), (name, words))
+
+    def test_commands_of_ours_are_accepted_by_their_parsers(self) -> None:
+        """Commands of ours are accepted as they stand: subcommands, values and what is required."""
+        parsed: Counter[str] = Counter()
+        for name, words in commands():
+            for place, word in enumerate(words):
+                program = word.rpartition("/")[2]
+                rest = [each for each in words[place + 1 :] if not each.startswith((">", "<"))]
+                if program == "nixery" and words[place - 1] == "-n":
+                    self.assert_accepted(partial(daemon_options, rest), name, words)
+                elif program in entry_points():
+                    self.assert_accepted(partial(command_options, program, rest), name, words)
+                else:
+                    continue
+                parsed[program] += 1
+                break
+        self.assertEqual({*entry_points(), "nixery"}, set(parsed))
+
+    def assert_accepted(self, parse: Callable[[], object], name: str, words: list[str]) -> None:
+        """Fail with what a parser prints when it refuses a command."""
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(printed):
+                parse()
+        except (SystemExit, UsageError) as error:
+            self.fail(f"{name}: {shlex.join(words)}\n{printed.getvalue() or error}")
 
     def test_each_command_has_a_section_with_all_options(self) -> None:
         """Each command has a section that names all of its options and no others."""
