@@ -71,6 +71,7 @@ from nixery.storage.errors import (
     BlobUnknown,
     DigestMismatch,
     DiskSpaceLow,
+    StorageFull,
     StorageRefused,
     StorageUnavailable,
 )
@@ -214,6 +215,7 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     SourceMissing: (503, "UNAVAILABLE"),
     SourceUnavailable: (503, "UNAVAILABLE"),
     StorageError: (503, "UNAVAILABLE"),
+    StorageFull: (507, "UNAVAILABLE"),
     DiskSpaceLow: (507, "UNAVAILABLE"),
     NixDiskFull: (507, "UNAVAILABLE"),
     BlobsMissing: (503, "UNAVAILABLE"),
@@ -230,6 +232,7 @@ _RETRY_AFTER: Mapping[type[NixeryError], int] = {
     SourceUnavailable: 30,
     StorageUnavailable: 10,
     BlobsMissing: 5,
+    StorageFull: 300,
     DiskSpaceLow: 300,
     NixDiskFull: 300,
     TooManyConnections: 5,

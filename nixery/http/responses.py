@@ -34,6 +34,9 @@ __all__ = [
 
 PLAIN_TEXT = "text/plain; charset=utf-8"
 
+_PHRASES = {507: "Insufficient Storage: the disk of the registry is full"}
+"""Reason phrases that say more than the standard's."""
+
 
 def answer_with(request: Request, media_type: str, body: bytes) -> bytes:
     """
@@ -122,9 +125,10 @@ def send_text_error(request: Request, status: int, message: str) -> bytes:
 
 
 def set_status(request: Request, status: int) -> None:
-    """Set the status, with the standard's reason phrase."""
-    # Twisted has no reason phrase for 422, and some clients show nothing but the phrase.
-    request.setResponseCode(status, HTTPStatus(status).phrase.encode("ascii"))
+    """Set the status, with a reason phrase."""
+    # Twisted has none for 422, and of a 5xx Docker, podman and skopeo show nothing but the phrase.
+    phrase = _PHRASES.get(status, HTTPStatus(status).phrase)
+    request.setResponseCode(status, phrase.encode("ascii"))
 
 
 def request_id(request: Request) -> str:

@@ -57,7 +57,7 @@ class FullDiskTests(ChaosCase):
     def check_refused(self, name: str) -> None:
         """Check that the client is told why there is no image, and no partial file is left."""
         answer = self.daemon.registry.manifest(name)
-        self.assertEqual(answer.status, 503, answer.body)
+        self.assertEqual(answer.status, 507, answer.body)
         self.assertIn("No space left on device", answer.message)
         self.assertIn("free some space", answer.message)
         self.check_tidy(self.daemon)

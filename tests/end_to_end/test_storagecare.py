@@ -16,7 +16,7 @@ from threading import Event, Thread
 
 from nixery.builds.documents import DOCUMENTS
 from nixery.storage.filesystem.records import Records
-from tests.end_to_end.case import EndToEndCase, Once, skopeo
+from tests.end_to_end.case import EndToEndCase, Once, docker, podman, skopeo
 from tests.end_to_end.daemon import (
     RECHECK,
     Daemon,
@@ -26,6 +26,7 @@ from tests.end_to_end.daemon import (
 )
 from tests.end_to_end.images import check_image, read_oci_layout
 from tests.end_to_end.package_sets import demo_set
+from tests.end_to_end.processes import private_directory
 
 PULLS = 6
 
@@ -158,6 +159,12 @@ class CollectionTests(EndToEndCase):
         refused = full.registry.get("/v2/hello/htop/git/manifests/latest")
         self.assertEqual(507, refused.status)
         self.assertIn("min_free_space", refused.body.decode())
+        # Of the body, engines show nothing.
+        image = f"{full.address}/hello/htop/git"
+        for engine in (docker(), podman()):
+            self.assertIn("the disk of the registry is full", engine.pull(image).output)
+        copied = skopeo().copy(image, f"dir:{private_directory('full')}")
+        self.assertIn("the disk of the registry is full", copied.output)
         self.assertEqual(503, full.registry.get("/readyz").status)
         self.assertEqual(200, full.registry.get("/healthz").status)
         full.stop()

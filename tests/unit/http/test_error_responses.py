@@ -135,7 +135,7 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
         "UNAVAILABLE",
     ),
     (errors.StorageError(operation="read", reason="EIO"), 503, "UNAVAILABLE"),
-    (StorageFull(operation="write", reason="ENOSPC"), 503, "UNAVAILABLE"),
+    (StorageFull(operation="write", reason="ENOSPC"), 507, "UNAVAILABLE"),
     (
         DiskSpaceLow(operation="make", reason="full", path="/s", free=1, needed=2),
         507,
