@@ -69,13 +69,13 @@ NOT_TYPED: Mapping[str, Mapping[str, str]] = {
 """The other sections, and why they are not typed, or where they are tested."""
 
 INSTALLS = ("apt-get ", "python3 -m venv ", "/opt/nixery/bin/pip ")
-"""How the commands begin that need a network."""
+"""The beginnings of the commands that need a network."""
 
 FOREGROUND = "NIXERY_CHANNEL=nixos-25.05 /opt/nixery/bin/twistd -n nixery"
 """A command that runs until it is interrupted, and wants a channel."""
 
 SYSTEMD = ("busybox-static", "dbus", "libnss-systemd", "systemd-sysv")
-"""What a machine has that a minimal tree lacks."""
+"""The packages of every machine that a minimal tree lacks."""
 
 SET = "/srv/set"
 CHANNEL = "nixos-25.05"

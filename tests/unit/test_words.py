@@ -36,7 +36,7 @@ def phrases() -> list[str]:
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """What users read, and where it is from; line breaks are spaces."""
+    """The texts that users read, and their files."""
     yield "--help", str(Options({}))
     for pattern in READ:
         for path in sorted(CHECKOUT.glob(pattern)):

@@ -53,7 +53,7 @@ class DemandTests(SynchronousTestCase):
         self.assertEqual(self.demand.clients(["htop"]), ())
 
     def test_request_for_several_images(self) -> None:
-        """Whoever asks for an index asks for the images of its platforms, for as long."""
+        """A client that asks for an index asks for the images of its platforms, for as long."""
         self.come("a")
         with self.demand.asking("index", "amd64", "arm64"):
             self.clock.advance(10 * ASKED_SECONDS)

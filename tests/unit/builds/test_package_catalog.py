@@ -48,7 +48,7 @@ class PackageCatalogTests(SynchronousTestCase):
         )
 
     def test_packages_that_are_not_listed_yet_are_said_so(self) -> None:
-        """Where packages have not been listed yet, there are no findings."""
+        """There are no findings before the packages have been listed."""
         self.assertIsNone(self.search("git").findings)
 
     def test_packages_that_are_denied_or_not_for_the_client_are_not_found(self) -> None:

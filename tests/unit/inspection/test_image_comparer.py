@@ -109,7 +109,7 @@ class ImageComparerTests(SynchronousTestCase):
         return self.successResultOf(Deferred.fromCoroutine(self.comparer.compare(old, new)))
 
     def test_partial_pull_is_what_a_client_fetches(self) -> None:
-        """What is told is what a client with the old image fetches, to the byte."""
+        """The figure is that of a client with the old image, to the byte."""
         files = {f"f{number}": b"%d" % number * 4000 for number in range(30)}
         old = self.image({"a": PROGRAM, "b": LIBRARY}, files)
         # The layers are cut anew, a file is changed, and one has another name.

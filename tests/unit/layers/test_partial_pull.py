@@ -121,7 +121,7 @@ class ContentsTableTests(SynchronousTestCase):
 
     @given(st.binary(max_size=200), st.booleans())
     def test_any_table_is_read_or_refused(self, data: bytes, begun: bool) -> None:
-        """Whatever a table has, it is read or a ValueError."""
+        """Any table is read, or is a ValueError."""
         text = (b'{"version":1,"entries":[' if begun else b"") + data
         table = ZstdCompressor().compress(text)
         places = TablePlaces(

@@ -358,7 +358,7 @@ class SkippedPlatformTests(IndexCase):
         self.assertEqual(list(self.index().images), [ARM64])
 
     def test_all_fail(self) -> None:
-        """Where no platform can be had, the pull fails as that of the configured system."""
+        """If no platform is available, the pull fails as that of the configured system does."""
         self.systems.refusals = {AMD64: UNSUPPORTED, ARM64: FAILURE}
         self.assertIs(self.failureResultOf(self.request("hello")).value, UNSUPPORTED)
         self.assertTrue(

@@ -199,7 +199,7 @@ class IndexTests(SignedCase):
         self.assertEqual({"two"}, self.images())
 
     def test_its_platforms_are_shown(self) -> None:
-        """What is known of an index is what is known of its images; names are the configured."""
+        """The properties of an index are those of its images; names are the configured."""
         config = Path(self.mktemp()).absolute()
         config.write_text(f"platforms: [{SYSTEM}, aarch64-linux]")
         for arguments in (["multi/git"], ["git", "--config", str(config)], [self.manifests[0]]):

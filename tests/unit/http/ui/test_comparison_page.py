@@ -188,7 +188,7 @@ class ComparisonPageTests(SynchronousTestCase):
         self.assertIn('action="/images/shell/git:latest/compare"', self.image_page())
 
     def test_earlier_images_of_a_tag_are_one_step_away(self) -> None:
-        """What a tag has meant before is linked from the image and from its comparisons."""
+        """The image and its comparisons link to the images that the tag has meant before."""
         image = self.catalog.images.pop()
         earlier = EarlierImage(digest=digest("old"), first_served=WallTime(1_600_000_000))
         self.catalog.images.append(evolve(image, earlier=(earlier,)))
@@ -236,7 +236,7 @@ class ComparisonPageTests(SynchronousTestCase):
         self.assertEqual(404, self.ask(PAGE + query, JSON).status)
 
     def test_names_that_are_none_are_refused(self) -> None:
-        """What is no name of an image is an error, whose text is escaped."""
+        """A text that is no image's name is an error, and is escaped."""
         for query, status in {
             "Git": 400,
             "a//b": 400,

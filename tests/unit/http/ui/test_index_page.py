@@ -159,7 +159,7 @@ class IndexTests(UsersTestCase):
         )
 
     def test_package_that_a_platform_lacks(self) -> None:
-        """What a platform says of a package that it lacks is told; a broken one says nothing."""
+        """The reason of a platform that lacks a package is told; a broken one has none."""
         self.package_search.lacking = {("aarch64-linux", "git")}
         self.root = self.serve(platforms=("x86_64-linux", "aarch64-linux"))
         [git] = json.loads(self.ask("/api/packages?names=git").body)["packages"]

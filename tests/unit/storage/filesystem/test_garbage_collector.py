@@ -126,7 +126,7 @@ class IndexTests(Unhurried):
         self.assertIn(digest_of(b"3"), self.stored())
 
     def test_it_goes_with_them(self) -> None:
-        """What nobody pulls goes, the index with its images, and nothing is left over."""
+        """An index that nobody pulls goes with its images, and nothing is left over."""
         self.attach(*self.manifests, name="index")
         self.age(10 * DAY)
         self.assertEqual(3, self.collect(max_age=5 * DAY).images)
