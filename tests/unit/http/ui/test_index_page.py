@@ -134,6 +134,15 @@ class IndexTests(UsersTestCase):
             self.assertIn(b"docker pull reg.example:8080/shell/git/htop", body)
             self.assertNotIn(b"evil", body)
 
+    def test_pasted_link_has_a_title_and_a_description(self) -> None:
+        """A page has what a chat shows of a link that is pasted: title and description."""
+        page = self.page("/")
+        self.assertIn(
+            '<meta property="og:title" content="A registry that builds its images">', page
+        )
+        self.assertRegex(page, '<meta property="og:description" content="A container registry')
+        self.assertEqual(1, page.count('<meta name="description"'))
+
     def test_what_is_served(self) -> None:
         """It names source, revision and system; and does not wait long for them."""
         self.assertIn("nixos at 0123", self.page("/"))
