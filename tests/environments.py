@@ -66,9 +66,13 @@ ENVIRONMENTS = {
         root="its registry is that of the end-to-end tests, which needs root",
     ),
     "clean-roots": Environment(
-        programs=("debootstrap", "skopeo", "unshare", "setpriv"),
+        programs=(
+            *("debootstrap", "nsenter", "setpriv", "skopeo", "unshare"),
+            # The tutorial is typed with these.
+            *("docker", "dockerd", "containerd", "runc", "podman", "conmon"),
+        ),
         installed=250,
-        temporary=2500,
+        temporary=3500,
         root="installing a Debian into a directory needs root",
         waits=True,
     ),
