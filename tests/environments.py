@@ -72,7 +72,7 @@ ENVIRONMENTS = {
             *("docker", "dockerd", "containerd", "runc", "podman", "conmon"),
         ),
         installed=250,
-        temporary=3500,
+        temporary=2500,
         root="installing a Debian into a directory needs root",
         waits=True,
     ),
