@@ -41,9 +41,14 @@ daemon = Once(lambda: Daemon(demo_set(), name="storage-care", constants={RECHECK
 """A registry whose images no other test uses."""
 
 
-def admin(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """``nixery-admin``, in a process of its own, on the storage of the daemon."""
+def admin(*arguments: str, of: Daemon | None = None) -> subprocess.CompletedProcess[str]:
+    """
+    ``nixery-admin``, in a process of its own, on the storage of a daemon.
+
+    :param of: the daemon, if not :data:`daemon`.
+    """
     command, *rest = arguments
+    served = daemon() if of is None else of
     return subprocess.run(
         [
             sys.executable,
@@ -51,17 +56,17 @@ def admin(*arguments: str) -> subprocess.CompletedProcess[str]:
             "from nixery.cli.admin.command import admin; admin()",
             command,
             "--storage-path",
-            str(daemon().storage),
+            str(served.storage),
             *rest,
         ],
         env={
-            **private_environment(daemon().directory / "home"),
+            **private_environment(served.directory / "home"),
             **checkout(),
             **single_user_nix(),
             "NIXERY_PKGS_PATH": str(demo_set()),
-            "CACHE_DIRECTORY": str(daemon().directory / "cache"),
+            "CACHE_DIRECTORY": str(served.directory / "cache"),
         },
-        cwd=daemon().directory,
+        cwd=served.directory,
         capture_output=True,
         text=True,
         check=False,
@@ -131,6 +136,8 @@ class CollectionTests(EndToEndCase):
         """An image of an older version gets the bills of materials that it would have now."""
         registry = daemon().registry
         registry.manifest("hello")
+        # The report of an image is written a moment after it was built; its page waits for that.
+        self.assertEqual(200, registry.get("/images/hello:latest").status)
         places = [f"/images/hello:latest/{name}" for name in ("sbom.cdx.json", "sbom.spdx.json")]
         before = [registry.get(place).body for place in places]
         (shown,) = json.loads(admin("inspect", "hello").stdout)
@@ -146,6 +153,34 @@ class CollectionTests(EndToEndCase):
         self.assertEqual(404, registry.get("/images/hello:latest/provenance.json").status)
         self.assertEqual("hello:latest: there already\n", admin("sbom", "hello").stdout)
         self.assertEqual(0, admin("verify").returncode)
+
+    def test_layers_of_several_kinds_lie_beside_each_other_and_are_verified(self) -> None:
+        """Layers of another compression stay, are found again, and are verified like others."""
+        directory = private_directory("kinds")
+        digests, annotated = [], []
+        for kind in ("zstd-chunked", "gzip", "zstd-chunked"):
+            other = Daemon(demo_set(), directory=directory, options=["--compression", kind]).start()
+            answer = other.registry.manifest("hello")
+            digests.append(answer.headers["docker-content-digest"])
+            layers = answer.json()["layers"]
+            annotated.append(all("annotations" in layer for layer in layers))
+            other.stop()
+        self.assertEqual([True, False, True], annotated)
+        self.assertEqual(digests[0], digests[2])
+        self.assertNotEqual(digests[0], digests[1])
+        verified = admin("verify", of=other)
+        self.assertEqual(0, verified.returncode, verified.stdout)
+
+        digest = layers[0]["digest"].removeprefix("sha256:")
+        blob = other.storage / "blobs" / "sha256" / digest[:2] / digest
+        data = bytearray(blob.read_bytes())
+        # The end of the file is the footer, behind the tables.
+        data[-100] ^= 1
+        blob.chmod(0o600)
+        blob.write_bytes(data)
+        verified = admin("verify", of=other)
+        self.assertEqual(1, verified.returncode, verified.stdout)
+        self.assertIn(digest, verified.stdout)
 
     def test_without_room_nothing_is_built_and_the_answer_says_why(self) -> None:
         """Without room nothing is built, and the answer says why; what is stored is served."""
