@@ -1,8 +1,8 @@
-# The registry in a container, with a Nix of its own: `nix-build -A nixery-image`.
+# The registry in a container, with its own Nix: `nix-build -A nixery-image`.
 #
-# Nix runs as root here, and builds as its build users, who cannot read what the
-# registry can. There is no sandbox, which a container may not make: builds see the
-# container's network and each other's processes.
+# Nix runs as root here, and builds as its build users, who cannot read the registry's
+# files. There is no sandbox, since a container is not allowed to create one: builds see
+# the container's network and each other's processes.
 {
   pkgs,
   lib,

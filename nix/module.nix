@@ -4,7 +4,7 @@
 #     services.nixery.enable = true;
 #     services.nixery.settings.pkgs_path = "/etc/packages";
 #
-# and several of them, which have nothing in common:
+# and several separate ones:
 #
 #     services.nixery.instances.blue.settings.port = 8081;
 {
