@@ -15,11 +15,17 @@ GLOSSARY = CHECKOUT / "web" / "docs" / "glossary.md"
 
 READ = (
     "README.md",
+    "nix/demo/README.md",
+    "web/README.md",
     "web/docs/**/*.md",
     "web/templates/*.html",
     "web/static/*.js",
     "web/openapi.yaml",
+    "nixery.service",
     "nix/module.nix",
+    "nix/systemd/**/*.*",
+    "nix/kubernetes/*.yaml",
+    "nix/container/Dockerfile",
     "nixery/**/errors.py",
     "nixery/config/**/*.py",
     "nixery/cli/**/*.py",
@@ -40,7 +46,7 @@ def texts() -> Iterator[tuple[str, str]]:
     yield "--help", str(Options({}))
     for pattern in READ:
         for path in sorted(CHECKOUT.glob(pattern)):
-            if path != GLOSSARY:
+            if path != GLOSSARY and path.is_file():
                 yield str(path.relative_to(CHECKOUT)), path.read_text("utf-8")
 
 
