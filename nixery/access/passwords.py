@@ -150,7 +150,7 @@ def parse_passwords(data: bytes, path: str) -> Passwords:
         match = _BCRYPT.fullmatch(hashed)
         if match is None:
             raise make_error(
-                f"what follows {user} is no bcrypt hash: write it anew with"
+                f"what follows {user} is not a bcrypt hash: write it again with"
                 f" htpasswd -B {path} {user}"
             )
         if not 4 <= int(match[1]) <= MAX_COST:

@@ -4,7 +4,7 @@ Makes the bills of materials of stored images that have none, because an older v
 Their packages are evaluated and built once more, with the code of the daemon, for the names of
 licences and the hashes of store paths are not stored with an image. It is checked that the store
 paths are still those of the image: a package set moves on, and what it has now says nothing of
-what it had. There is no provenance: nobody knows any more what was built and what was downloaded.
+what it had. There is no provenance: it is not recorded which parts were built.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class _Describer:
         graph, evaluation = await self._realise(name, tag)
         if {path.path for path in graph.paths} != paths:
             raise AdminRefused(
-                reason="the package set has other store paths for it now: a pull makes it anew"
+                reason="the package set has other store paths for it now: a pull builds it again"
             )
         bills = await self.context.workers.run(make_bills_of_materials, graph, evaluation)
         image = read_image(self.inventory, stored)
@@ -175,8 +175,8 @@ class _Describer:
             paths = set()
         if not paths or not stored.keys:
             raise AdminRefused(
-                reason="its store paths are not known: nixery-admin purge, and the next pull makes"
-                " it anew"
+                reason="its store paths are not known: nixery-admin purge, and the next pull"
+                " builds it again"
             )
         return paths
 
