@@ -26,6 +26,7 @@ from nixery.http.error_responses import (
 from nixery.http.registry.errors import FailedPull
 from nixery.http.responses import request_id, send_error, send_text_error, set_headers
 from nixery.http.server import first_segment
+from nixery.http.ui.image_link import find_image_link
 from nixery.http.ui.pages import Pages
 
 __all__ = ["answer_failure"]
@@ -58,7 +59,8 @@ def answer_failure(request: Request, failure: Failure, pages: Pages | None = Non
     set_headers(request, response.headers)
     if pages is None:
         return send_text_error(request, response.status, response.message)
-    return pages.error(request, response.status, response.message)
+    image = find_image_link(request.path) if failure.check(NotFound) else None
+    return pages.error(request, response.status, response.message, image)
 
 
 def _response(request: Request, failure: Failure, segment: bytes) -> ErrorResponse:

@@ -36,6 +36,7 @@ __all__ = [
     "escape_attribute",
     "is_commit",
     "is_referrers_tag",
+    "meta_packages_first",
     "parse_digest",
     "parse_image_name",
     "parse_reference",
@@ -133,6 +134,12 @@ class ImageName:
             package_requests=self.package_requests,
             system=system,
         )
+
+
+def meta_packages_first(repository: str) -> str:
+    """Return a name with its meta-packages at the start, the only place where they are such."""
+    components = repository.split("/")
+    return "/".join(sorted(components, key=lambda component: component not in META_PACKAGES))
 
 
 def parse_image_name(repository: str, system: str, platforms: Collection[str] = ()) -> ImageName:

@@ -41,7 +41,7 @@ from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
 from nixery.http.visibility import VisibilityRules
 from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Manifest
-from nixery.image.names import Digest, ImageName, Tag, parse_image_name
+from nixery.image.names import Digest, ImageName, Tag, meta_packages_first, parse_image_name
 from nixery.inspection.image_list import EarlierImage, ImageEntry
 from nixery.inspection.page_data import PageData
 from nixery.runtime.workers import Workers
@@ -225,7 +225,12 @@ class ImagePages:
                 request, 404, f"{name.repository}:{tag} has not been pulled from here yet"
             )
         return self._pages.answer(
-            request, "imageunknown.html", 404, repository=name.repository, tag=tag
+            request,
+            "imageunknown.html",
+            404,
+            repository=name.repository,
+            tag=tag,
+            meta_first=meta_packages_first(name.repository),
         )
 
     async def _page(

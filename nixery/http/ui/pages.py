@@ -39,6 +39,7 @@ from nixery.http.ui.formatting import (
     short_time,
     size,
 )
+from nixery.http.ui.image_link import ImageLink
 from nixery.runtime.workers import Workers
 from nixery.version import VERSION
 
@@ -171,16 +172,25 @@ class Pages:
         add_vary(request)
         return answer_with(request, "text/html; charset=utf-8", body)
 
-    def error(self, request: Request, status: int, message: str) -> bytes:
+    def error(
+        self, request: Request, status: int, message: str, image: ImageLink | None = None
+    ) -> bytes:
         """
         Report an error: as a page to browsers, in a line of text to all others.
 
         :param message: a sentence for a person, without its full stop.
+        :param image: the image that a browser may have asked for.
         """
         if wants_html(request):
             title = HTTPStatus(status).phrase
             return self.answer(
-                request, "error.html", status, title=title, status=status, message=message
+                request,
+                "error.html",
+                status,
+                title=title,
+                status=status,
+                message=message,
+                image=image,
             )
         set_headers(request, PAGE_HEADERS)
         add_vary(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -185,6 +186,24 @@ class RouteTests(SynchronousTestCase):
         """The root is a 404 as well if pages are switched off, and in text for browsers too."""
         answer = Connection(make_root()).request("GET", "/", BROWSER)
         self.assertEqual((404, b"there is nothing here\n"), (answer.status, answer.body))
+
+    def test_path_that_is_the_name_of_an_image_links_to_it(self) -> None:
+        """A path that is the name of an image links to its page, with ``shell`` at the start."""
+        connection = Connection(make_root(ui=UIHandlers(pages=make_pages())))
+        for path, linked in (
+            ("/shell/git", ["shell/git:latest"]),
+            ("/search/git:22.05/", ["search/git:22.05"]),
+            ("/git/shell:x", ["git/shell:x", "shell/git:x"]),
+            ("/Git", []),
+            ("/git:", ["git:latest"]),
+            ("/git:.x", []),
+            ("/%ff", []),
+        ):
+            answer = connection.request("GET", path, BROWSER)
+            found = re.findall(rb'href="/images/([^"]+)"', answer.body)
+            self.assertEqual(
+                (404, linked), (answer.status, [each.decode() for each in found]), path
+            )
 
     def test_browsers_get_a_page_for_an_unknown_path(self) -> None:
         """Browsers get a page that says that there is nothing, other clients a line."""

@@ -83,7 +83,9 @@ class PagesTests(SynchronousTestCase):
 
     def test_hostile_text_is_escaped(self) -> None:
         """Hostile text is shown as text, and cannot reverse the direction of what follows."""
-        body = self.site.render("error.html", title=HOSTILE, status=404, message=HOSTILE).decode()
+        body = self.site.render(
+            "error.html", title=HOSTILE, status=404, image=None, message=HOSTILE
+        ).decode()
         self.assertNotIn("<script>alert", body)
         self.assertIn("&lt;script&gt;alert", body)
         for character in "\x1b\u202e\x00":
@@ -98,7 +100,7 @@ class PagesTests(SynchronousTestCase):
 
     def test_text_that_is_no_text_is_no_failure(self) -> None:
         """Text that is no text is no failure."""
-        body = self.site.render("error.html", title="a", status=404, message="\ud800")
+        body = self.site.render("error.html", title="a", status=404, image=None, message="\ud800")
         self.assertIn(b"\\ud800", body)
 
     def test_others_get_a_line(self) -> None:
