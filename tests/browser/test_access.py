@@ -42,7 +42,13 @@ class AccessTests(BrowserCase):
                 listed = json.loads(registry.get("/builds", accept="application/json").body)
                 builds = {each["state"]: each["id"] for each in listed["builds"]}
                 self.assertLessEqual({"running", "failed", "succeeded"}, set(builds))
-                self.judge(["/builds", *(f"/builds/{build_id}" for build_id in builds.values())])
+                self.judge(
+                    [
+                        "/builds",
+                        "/builds?state=failed&q=a",
+                        *(f"/builds/{build_id}" for build_id in builds.values()),
+                    ]
+                )
             finally:
                 watched_set().let("seen-running")
                 pull.result()

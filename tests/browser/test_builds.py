@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from selenium.webdriver.common.keys import Keys
+
 from tests.browser.case import BrowserCase
 from tests.end_to_end.case import watched_registry, watched_set
 
@@ -106,6 +108,29 @@ class BuildTests(BrowserCase):
             page.wait("#build[data-state=failed] #problem pre", "this is why it failed")
             self.visit(watched_registry(), "/builds")
             page.wait("#builds [data-state=failed]")
+
+    def test_list_is_filtered_by_keyboard_without_javascript_and_leads_to_images(self) -> None:
+        """By keyboard and without JavaScript the list is filtered; a row leads to its image."""
+        page = self.browser
+        for name in ("seen-filtered", "failing-filtered"):
+            with self.building(name):
+                pass
+        with page.without_scripts():
+            self.visit(watched_registry(), "/builds")
+            page.find("#builds-q").send_keys("FILTERED", Keys.ENTER)
+            page.wait("#all-builds")
+            self.assertEqual(2, len(page.find_all("#builds tbody tr")))
+            page.find("#builds-state").send_keys("succ", Keys.TAB, Keys.TAB, Keys.ENTER)
+            page.wait("#builds-state option[value=done][selected]")
+            (row,) = page.find_all("#builds tbody tr")
+            self.assertIn("seen-filtered:latest", row.text)
+            page.find("#builds [data-image]").send_keys(Keys.ENTER)
+            page.wait("#packages-table [data-package=seen-filtered]")
+        self.visit(watched_registry(), "/builds")
+        page.wait("#live", "live")
+        page.wait(
+            "#builds tr[data-state=succeeded] [data-image][href='/images/seen-filtered:latest']"
+        )
 
     def test_output_of_a_build_is_shown_as_text_whatever_it_contains(self) -> None:
         """The output of a build is shown as text, whatever it contains."""

@@ -123,10 +123,10 @@ let
     named simple [ "plain" "known" ]
     // named held [ "crowded" "left-alone" "endless" "queued" ]
     // named held [ "slow-docker" "slow-podman" "slow-skopeo" "slow-ctr" "slow-http" ]
-    // named stepwise [ "seen-live" "seen-plain" "seen-listed" "seen-running" ]
+    // named stepwise [ "seen-live" "seen-plain" "seen-listed" "seen-filtered" "seen-running" ]
     // named large [ "large" "shared" ]
     // named failing [ "failing-docker" "failing-podman" "failing-ctr" "failing-skopeo" "failing-http" ]
-    // named heldFailing [ "failing-live" "failing-plain" ];
+    // named heldFailing [ "failing-live" "failing-plain" "failing-filtered" ];
 
   using = name: used: package name (file name "$used") { inherit used; };
 in

@@ -6,6 +6,8 @@ const body = document.querySelector("#builds tbody");
 const empty = document.getElementById("no-builds");
 const live = document.getElementById("live");
 
+const { images } = document.getElementById("builds").dataset;
+
 const rows = new Map();
 for (const row of body.rows) rows.set(row.dataset.build, row);
 
@@ -13,10 +15,17 @@ function filled(build) {
   const running = build.ended === null;
   const link = element("a", { href: `/builds/${encodeURIComponent(build.id)}` },
     element("bdi", {}, `${build.image}:${build.tag}`));
+  const name = element("td", { class: "wrap" }, link);
+  if (images && build.state === "succeeded") {
+    const label = `${build.image}:${build.tag}`;
+    name.append(" ", element("a", {
+      class: "small", "data-image": "", href: images + encodeURI(label), "aria-label": `Image ${label}`,
+    }, "image"));
+  }
   const begun = build.begun.slice(5, 19).replace("T", " ");
   const row = element("tr", { "data-build": build.id, "data-state": build.state },
     element("td", {}, element("span", { class: "badge", "data-state": build.state }, build.state)),
-    element("td", { class: "wrap" }, link),
+    name,
     element("td", { class: "quiet roomy" }, running ? build.doing : build.system),
     element("td", { class: "number" }, duration(build.elapsed)),
     element("td", { class: "quiet roomy" }, element("time", { datetime: build.begun }, begun)));
@@ -41,6 +50,9 @@ function put(build) {
     : [...body.rows].find((each) => !["running", "queued"].includes(each.dataset.state));
   body.insertBefore(row, first ?? null);
 }
+
+// The live list is whole: links to its parts serve browsers without scripts.
+document.getElementById("builds-parts")?.remove();
 
 const events = new EventSource("/builds/events");
 

@@ -1,7 +1,8 @@
 """
 Serve pages and streams of builds under ``/builds``.
 
-    /builds               the running builds and those that ended recently
+    /builds               the running builds and those that ended recently, filtered by
+                          ``state`` and ``q`` (:mod:`nixery.http.ui.build_list`)
     /builds/events        the same as a stream, until the client disconnects
     /builds/ID            one build, with its log
     /builds/ID/events     the same as a stream that ends when the build does
@@ -31,6 +32,7 @@ from nixery.builds.views import BuildView
 from nixery.http.client_address import client_keys
 from nixery.http.headers import accepted_types
 from nixery.http.responses import answer_with, set_headers
+from nixery.http.ui.build_list import BuildFilter
 from nixery.http.ui.build_streams import BuildFeed, BuildLines, Builds, OverviewFeed, described
 from nixery.http.ui.pages import Pages, add_vary, wants_html
 from nixery.http.ui.sse import Encoder, EventStream, Feed, ServerSent
@@ -82,15 +84,18 @@ class BuildPages:
         self._epoch = secrets.token_hex(4)
 
     async def overview(self, request: Request) -> bytes | None:
-        """Answer with all builds."""
+        """Answer with all builds that match the query; pages have them in parts."""
+        wanted = BuildFilter.from_request(request)
         builds = [
             build
             for build in self._builds.overview()
             if self._visibility.may_see(request, build.image)
         ]
         if not wants_html(request):
-            return _send(request, await self._pages.later(_listing, builds))
-        return await self._pages.answer_later(request, "builds.html", builds=builds)
+            return _send(request, await self._pages.later(_listing, wanted.apply(builds)))
+        return await self._pages.answer_later(
+            request, "builds.html", wanted=wanted, part=wanted.page(builds, request)
+        )
 
     async def overview_events(self, request: Request) -> bytes | None:
         """Stream all builds, until the client disconnects."""

@@ -14,6 +14,7 @@ from nixery.builds.tracker import BuildTracker
 from nixery.http.routes import UIHandlers
 from nixery.http.server import make_site
 from nixery.http.ui import build_pages, build_streams
+from nixery.http.ui.build_list import BUILDS_PER_PAGE
 from nixery.http.ui.build_pages import MAX_STREAMS_PER_CLIENT, BuildPages
 from nixery.http.ui.build_streams import BUILDS_AT_ONCE, Builds
 from nixery.http.ui.sse import KEEP_ALIVE_SECONDS
@@ -104,6 +105,11 @@ class PagesTestCase(SynchronousTestCase):
         assert isinstance(value, dict)
         return value
 
+    def html(self, path: str) -> str:
+        answer = self.connect().request("GET", path, ("Accept", "text/html"))
+        self.assertEqual(answer.status, 200)
+        return answer.body.decode("utf-8")
+
     def nothing_left(self) -> None:
         """No timer, no listener and no stream is left."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -123,6 +129,53 @@ class PageTests(PagesTestCase):
             self.assertEqual([each["image"] for each in builds], ["b", "a"])
             self.assertEqual([each["state"] for each in builds], ["running", "succeeded"])
             self.assertNotIn("log", builds[0])
+
+    def test_filters_choose_builds_by_state_and_name(self) -> None:
+        """Builds are filtered by their state and by a part of the name; unknown states are none."""
+        self.begin("shell/git").succeed(DIGEST)
+        output = CommandOutput(argv=("nix",), status=1, stderr="no")
+        self.begin("htop").fail(BuildFailed(derivation="/nix/store/x.drv", log=(), output=output))
+        self.begin("shell/htop")
+        for query, images in {
+            "state=running": ["shell/htop"],
+            "state=failed": ["htop"],
+            "state=done": ["shell/git"],
+            "q=HTOP": ["shell/htop", "htop"],
+            "q=htop&state=failed": ["htop"],
+            "q=%3Alatest&state=done": ["shell/git"],
+            "state=other&page=9": ["shell/htop", "htop", "shell/git"],
+            "q=nothing": [],
+        }.items():
+            with self.subTest(query):
+                found = [each["image"] for each in self.get(f"/builds?{query}")["builds"]]
+                self.assertEqual(images, found)
+
+    def test_page_shows_a_part_of_the_builds_and_leads_to_the_others(self) -> None:
+        """Pages have 50 builds each; links to other pages keep the filter."""
+        for number in range(BUILDS_PER_PAGE + 1):
+            self.begin(f"a{number}").succeed(DIGEST)
+        first = self.html("/builds?q=a")
+        self.assertEqual(BUILDS_PER_PAGE, first.count("<tr data-build="))
+        self.assertIn('rel="next" href="/builds?state=&amp;q=a&amp;page=2"', first)
+        self.assertNotIn('rel="prev"', first)
+        self.assertNotIn("builds.js", first)
+        for page in ("2", "9", "999999"):
+            last = self.html(f"/builds?q=a&page={page}")
+            self.assertEqual(1, last.count("<tr data-build="))
+            self.assertIn("a0:latest", last)
+            self.assertIn('rel="prev"', last)
+            self.assertNotIn('rel="next"', last)
+        self.assertIn("builds.js", self.html("/builds"))
+        self.assertNotIn("builds.js", self.html("/builds?page=2"))
+        self.assertEqual(BUILDS_PER_PAGE + 1, len(self.get("/builds?page=2")["builds"]))
+
+    def test_filter_is_shown_as_text_and_says_when_nothing_matches(self) -> None:
+        """The filter is in the form again, escaped; the page says that nothing matches."""
+        self.begin("a")
+        page = self.html("/builds?state=failed&q=%22%3E%3Cb%3E")
+        self.assertIn('value="&#34;&gt;&lt;b&gt;"', page)
+        self.assertIn('<option value="failed" selected>', page)
+        self.assertIn('<p id="no-builds">No running or recent build matches.', page)
 
     def test_build_is_told_with_all_there_is(self) -> None:
         """One build, with all that there is to tell."""

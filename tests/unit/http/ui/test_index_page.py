@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
@@ -199,6 +200,22 @@ class IndexTests(UsersTestCase):
             self.assertNotIn(b"<img src=x", answer.body)
             self.assertNotIn("\u202e".encode(), answer.body)
 
+    def test_failures_are_shown_once_until_the_image_is_built(self) -> None:
+        """A failure is shown once for each image, and not when the image was built since."""
+        self.failing("built-since")
+        self.failing("broken", "the first failure")
+        self.failing("broken", "the second failure")
+        self.begin("built-since").succeed(DIGEST)
+        self.begin("broken").fail(CancelledError())
+        self.begin("broken")
+        _, _, shown = self.page("/").partition('<section id="failures"')
+        self.assertEqual(1, shown.count("<article"))
+        self.assertIn("the second failure", shown)
+        self.assertNotIn("built-since", shown)
+        self.failing("built-since")
+        _, _, shown = self.page("/").partition('<section id="failures"')
+        self.assertIn("built-since", shown)
+
     def test_running_builds_come_first_with_logs_of_failures(self) -> None:
         """Those that run come first; failures have their logs."""
         self.failing("broken", "<b>no</b>", "\x1b[2J")
@@ -384,7 +401,9 @@ class BuildsForUsersTests(UsersTestCase):
         """A page of a thousand builds is rendered in the pool, and has them all."""
         for number in range(1000):
             self.begin(f"package{number}")
-        self.assertEqual(1000, self.page("/builds").count("<tr data-build="))
+        pages = "".join(self.page(f"/builds?page={number}") for number in range(1, 21))
+        ids = re.findall('<tr data-build="([0-9a-f]+)"', pages)
+        self.assertEqual((1000, 1000), (len(ids), len(set(ids))))
 
 
 class LookupTests(SynchronousTestCase):

@@ -1,0 +1,122 @@
+"""
+Choose the builds that a page of the list shows.
+
+    /builds?state=failed     the builds that failed; also ``running`` and ``done``
+    /builds?q=git            the builds of images with ``git`` in the name
+    /builds?page=2           the next builds of the list
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+from twisted.web.server import Request
+
+from nixery.builds.views import BuildState, BuildView
+
+__all__ = ["BuildFilter", "BuildListPage", "standing_failures"]
+
+BUILDS_PER_PAGE = 50
+"""The most builds on one page of the list."""
+
+MAX_NAME_CHARACTERS = 200
+"""The most characters of a filter by name that count."""
+
+_STATES = {
+    "running": frozenset({BuildState.QUEUED, BuildState.RUNNING}),
+    "failed": frozenset({BuildState.FAILED}),
+    "done": frozenset({BuildState.SUCCEEDED}),
+}
+
+
+@frozen(kw_only=True)
+class BuildListPage:
+    """
+    A page of the list.
+
+    :param total: the number of builds that match the filter.
+    :param number: the number of the page, from 1.
+    :param pages: the number of pages, at least 1.
+    """
+
+    builds: Sequence[BuildView]
+    total: int
+    number: int
+    pages: int
+
+
+@frozen(kw_only=True)
+class BuildFilter:
+    """
+    A choice of builds.
+
+    :param state: ``running``, ``failed`` or ``done``; empty: builds in all states.
+    :param name: a part of the image's name and tag; empty: all images.
+    """
+
+    state: str = ""
+    name: str = ""
+
+    @classmethod
+    def from_request(cls, request: Request) -> BuildFilter:
+        """Return the filter in a query; a state that does not exist counts as none."""
+        state = _argument(request, b"state")
+        return cls(
+            state=state if state in _STATES else "",
+            name=_argument(request, b"q").strip()[:MAX_NAME_CHARACTERS],
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.state or self.name)
+
+    def apply(self, builds: Sequence[BuildView]) -> list[BuildView]:
+        """Return the builds that match, in their order."""
+        name = self.name.lower()
+        return [
+            build
+            for build in builds
+            if (not self.state or build.state in _STATES[self.state])
+            and name in f"{build.image}:{build.tag}".lower()
+        ]
+
+    def page(self, builds: Sequence[BuildView], request: Request) -> BuildListPage:
+        """Return the page of matching builds that a query asks for; the last one at most."""
+        found = self.apply(builds)
+        pages = max(1, -(-len(found) // BUILDS_PER_PAGE))
+        text = _argument(request, b"page")
+        # More digits than a page number has cost time to convert.
+        asked = int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 1
+        number = min(max(asked, 1), pages)
+        first = (number - 1) * BUILDS_PER_PAGE
+        return BuildListPage(
+            builds=found[first : first + BUILDS_PER_PAGE],
+            total=len(found),
+            number=number,
+            pages=pages,
+        )
+
+
+def standing_failures(builds: Sequence[BuildView]) -> list[BuildView]:
+    """
+    Return the failures of images that no later build made, the last failure of each image.
+
+    :param builds: the ended ones have to be in the order of their ends, the youngest first.
+    """
+    decided = set[tuple[str, str, str]]()
+    failures = []
+    for build in builds:
+        image = (build.image, build.tag, build.system)
+        if image in decided:
+            continue
+        if build.failure is not None:
+            failures.append(build)
+        # A cancelled build, or one that still runs, tells nothing of the failure before it.
+        if build.failure is not None or build.state is BuildState.SUCCEEDED:
+            decided.add(image)
+    return failures
+
+
+def _argument(request: Request, name: bytes) -> str:
+    value: bytes = (request.args or {}).get(name, [b""])[-1]
+    return value.decode("utf-8", "replace")
