@@ -29,7 +29,7 @@ from nixery.config.errors import ConfigError
 from nixery.errors import StorageError
 from nixery.image.closure import StorePath
 from nixery.image.errors import InvalidName
-from nixery.image.names import ImageName, parse_image_name
+from nixery.image.names import ImageName, parse_single_image_name
 from nixery.layers.compression_levels import Compression, default_level
 from nixery.layers.downloads import Download, compute_download, draw_downloads, pack_chunked
 from nixery.layers.grouping import (
@@ -159,9 +159,9 @@ def _read_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> 
     }
     config = _COMMAND.load_config(overrides, environ)
     return _Arguments(
-        name=parse_image_name(options.image, config.sources.system),
+        name=parse_single_image_name(options.image, config.sources.system),
         compared_images=tuple(
-            parse_image_name(other, config.sources.system) for other in options.others
+            parse_single_image_name(other, config.sources.system) for other in options.others
         ),
         config=config,
         popularity_file=options.popularity,

@@ -25,7 +25,7 @@ from nixery.config.config import Config
 from nixery.config.errors import ConfigError
 from nixery.image.closure import RuntimeGraph
 from nixery.image.errors import InvalidName, InvalidReference
-from nixery.image.names import ImageName, Tag, parse_image_name, parse_tag
+from nixery.image.names import ImageName, Tag, parse_single_image_name, parse_tag
 from nixery.image.packages import Evaluation
 from nixery.nix.progress import Phase
 from nixery.runtime.reactor_time import run_reactor
@@ -97,7 +97,7 @@ def _read_arguments(
     overrides = {"pkgs_path": options.path, "system": options.system, "config": options.config}
     config = _COMMAND.load_config(overrides, environ)
     return (
-        parse_image_name("/".join(options.names), config.sources.system),
+        parse_single_image_name("/".join(options.names), config.sources.system),
         parse_tag(options.tag),
         config,
     )

@@ -40,6 +40,7 @@ __all__ = [
     "parse_digest",
     "parse_image_name",
     "parse_reference",
+    "parse_single_image_name",
     "parse_tag",
 ]
 
@@ -253,6 +254,23 @@ def is_referrers_tag(tag: Tag) -> bool:
 def is_commit(text: str) -> bool:
     """Tell whether a text is the full hash of a git commit."""
     return _COMMIT.fullmatch(text) is not None
+
+
+def parse_single_image_name(repository: str, system: str) -> ImageName:
+    """
+    Parse the name of an image for one platform.
+
+    :param system: the Nix system of images whose name chooses none.
+    :raises InvalidName: it is no name, or that of an index.
+    """
+    name = parse_image_name(repository, system)
+    if name.platforms:
+        chosen = " or ".join(ARCH_META_PACKAGES)
+        raise InvalidName(
+            name=repository,
+            reason=f"{MULTI} stands for several platforms: write {chosen} for one of them",
+        )
+    return name
 
 
 def escape_attribute(path: str) -> str:

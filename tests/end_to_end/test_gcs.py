@@ -7,6 +7,7 @@ The bucket is the tests' own service: it verifies every signature.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,11 +24,13 @@ from tests.end_to_end.case import (
 from tests.end_to_end.daemon import Daemon
 from tests.end_to_end.engines import Engine
 from tests.end_to_end.images import CheckedImage, check_image, digest_of
-from tests.end_to_end.package_sets import demo_set
+from tests.end_to_end.package_sets import PlatformSet, demo_set
 from tests.end_to_end.processes import private_directory, wait_until
-from tests.end_to_end.wire import Registry
+from tests.end_to_end.wire import OCI_MANIFEST, Registry
 from tests.support.fake_gcs.process import FakeBucket, fake_gcs
 from tests.support.partial_pulls import PREFIX, parse_parts
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 
 CLIENTS = 20
 
@@ -218,6 +221,29 @@ class InstanceTests(GcsCase):
         self.assertEqual(image.config["rootfs"], other.config["rootfs"])
         for layer in other.manifest["layers"]:
             self.assertNotIn("annotations", layer)
+
+    def test_index_of_platforms_is_served_by_an_instance_that_has_made_none(self) -> None:
+        """An index and its manifests are served by an instance that has made none of them."""
+        host = f"{os.uname().machine}-linux"
+        options = ("--system", host, "--platforms", "x86_64-linux,aarch64-linux")
+        packages = PlatformSet().path
+        first = self.registry(*options, package_set=packages)
+        accept = f"{OCI_INDEX}, {OCI_MANIFEST}"
+        made = first.registry.manifest("portable", accept=accept)
+        self.assertEqual((200, OCI_INDEX), (made.status, made.headers["content-type"]))
+        first.stop()
+        second = self.registry(*options, package_set=packages)
+        served = second.registry.manifest("portable", accept=accept)
+        self.assertEqual(made.body, served.body)
+        self.assertNotIn("was built", second.log())
+        digests = [each["digest"] for each in made.json()["manifests"]]
+        self.assertEqual(2, len(digests))
+        for digest in (digest_of(made.body), *digests):
+            answer = second.registry.manifest("portable", digest, accept=accept)
+            self.assertEqual(digest, digest_of(answer.body))
+        for digest in digests:
+            manifest = second.registry.manifest("portable", digest, accept=accept).body
+            check_image(manifest, lambda each: blob(second.registry, "portable", each))
 
     def test_two_registries_and_twenty_clients(self) -> None:
         """Two registries and twenty clients: every blob is stored once, and is right."""

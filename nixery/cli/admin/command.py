@@ -38,7 +38,13 @@ from nixery.config.errors import ConfigError
 from nixery.config.load import load_config
 from nixery.errors import NixeryError
 from nixery.image.errors import InvalidName, InvalidReference
-from nixery.image.names import Tag, parse_digest, parse_image_name, parse_tag
+from nixery.image.names import (
+    Tag,
+    parse_digest,
+    parse_image_name,
+    parse_single_image_name,
+    parse_tag,
+)
 from nixery.pulls.tag_records import tag_record_key
 from nixery.runtime.reactor_time import run_reactor_and_return
 from nixery.runtime.tls.endpoint_strings import PLAIN
@@ -292,7 +298,7 @@ def _check(config: Config, options: argparse.Namespace) -> int:
         tag = parse_tag(options.tag)
         name = without_packages(config.sources.system)
         if options.names:
-            name = parse_image_name("/".join(options.names), config.sources.system)
+            name = parse_single_image_name("/".join(options.names), config.sources.system)
     except (InvalidName, InvalidReference) as error:
         _print_error(error.message)
         return USAGE

@@ -22,6 +22,7 @@ from nixery.image.names import (
     parse_digest,
     parse_image_name,
     parse_reference,
+    parse_single_image_name,
 )
 from tests.support.strategies import attribute_paths, components, repositories, tags
 
@@ -219,6 +220,16 @@ class ImageNameTests(SynchronousTestCase):
     def test_meta_package_alone_is_no_prefix(self) -> None:
         """Components that begin like a meta-package are ordinary."""
         self.assertEqual(names_of("shell2/shell.out"), ["shell.out", "shell2"])
+
+
+class SingleImageNameTests(SynchronousTestCase):
+    """Names for commands that work on one image."""
+
+    def test_name_of_an_index_is_refused_with_what_to_write(self) -> None:
+        """The name of an index is refused, with what to write in its place; others are parsed."""
+        error = self.assertRaises(InvalidName, parse_single_image_name, "multi/git", SYSTEM)
+        self.assertIn("write amd64 or arm64", error.message)
+        self.assertEqual("aarch64-linux", parse_single_image_name("arm64/git", SYSTEM).system)
 
 
 class CanonicalRepositoryTests(SynchronousTestCase):
