@@ -12,7 +12,7 @@ from threading import Thread
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.image.closure import parse_db_dump
-from tests.benchmarks import hardware_limits, records, scale, soak
+from tests.benchmarks import hardware_limits, package_search, records, scale, soak
 from tests.benchmarks.client import Unexpected, download, fetch, hammer, request_for
 from tests.benchmarks.compression import Costs, pull_seconds
 from tests.benchmarks.measure import Figure, Options, as_table, median_ratio, percentile, run
@@ -130,6 +130,6 @@ class SmokeTests(SynchronousTestCase):
 
     def test_benchmarks_that_need_no_peers_give_figures(self) -> None:
         """The benchmarks that need no peers give figures."""
-        for benchmark in (scale, hardware_limits, records):
+        for benchmark in (scale, hardware_limits, records, package_search):
             for figure in benchmark.measure(Options(rounds=1, quick=True)):
                 self.assertGreater(figure.value, 0, figure.name)

@@ -94,6 +94,26 @@ class PackageFinderTests(SynchronousTestCase):
         self.assertEqual(["lib", "libfoo"], found[:2])
         self.assertEqual(MAX_MATCHES, many.find("lib", limit=1).total)
 
+    def test_top_of_the_set_is_found_among_more_nested_names_than_are_ranked(self) -> None:
+        """Names at the top of the set are found where nested ones would fill the list."""
+        many = finder(
+            entry("python"),
+            *(entry(f"python2Packages.x{number}") for number in range(2 * MAX_MATCHES)),
+            entry("python3"),
+            entry("python3old", served=False),
+        )
+        self.assertEqual(["python", "python3"], self.found("python", many)[:2])
+        self.assertEqual("python2Packages.x0", self.found("python", many)[2])
+
+    def test_misspelt_name_finds_nested_packages_that_are_called_nearly_so(self) -> None:
+        """A misspelt name finds packages of nested sets, which are called nearly so there."""
+        nested = finder(
+            entry("python3Packages.requests"), entry("perlPackages.Requests"), entry("request-log")
+        )
+        expected = ["perlPackages.Requests", "python3Packages.requests"]
+        self.assertEqual(expected, self.found("reqeusts", nested))
+        self.assertEqual(expected[1:], self.found("reqeusts", nested, offset=1))
+
     @given(
         st.lists(st.text(st.sampled_from("ab."), min_size=1), unique=True),
         st.text(st.sampled_from("ab"), min_size=1),
