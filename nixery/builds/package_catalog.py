@@ -2,7 +2,8 @@
 Search the packages of the revision that is served, by name and description.
 
 The lists of packages are made by :class:`nixery.nix.indexer.PackageIndexer`; a search evaluates
-nothing.
+nothing.  Searches run one at a time, fairly between clients: they compete for the interpreter, and
+the first one reads the list for all that come with it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from cachetools import LRUCache
 
 from nixery.image.errors import InvalidName
 from nixery.image.names import Tag, escape_attribute, parse_image_name
+from nixery.limits.fair_queue import FairQueue
 from nixery.limits.package_rules import PackageRules
 from nixery.nix.package_finder import Findings, PackageFinder
 from nixery.nix.package_index import IndexEntry, PackageIndex
@@ -28,6 +30,10 @@ LATEST = Tag("latest")
 
 MAX_FINDERS = 2
 """The indexes that are kept in a form for searches; that of nixpkgs has some 20 MB."""
+
+
+MAX_WAITING = 64
+"""The most searches that wait for their turn."""
 
 
 class Indexes(Protocol):
@@ -73,8 +79,15 @@ class PackageCatalog:
         factory=lambda: LRUCache(MAX_FINDERS), init=False
     )
 
+    # All compete for the interpreter: more threads would not be faster.
+    _queue: FairQueue[str] = field(
+        factory=lambda: FairQueue(max_running=1, max_waiting=MAX_WAITING, retry_after=5.0),
+        init=False,
+    )
+
     async def search(
         self,
+        client: str,
         query: str,
         *,
         limit: int,
@@ -84,16 +97,15 @@ class PackageCatalog:
         """
         Search packages.
 
+        :param client: identifies the client.
         :param query: words.
         :param limit: the most packages that are returned.
         :param offset: how many of the best are left out.
         :param may_see: tells whether the client may see the image of this name.
+        :raises QueueFull: too many searches wait already.
         :raises NixeryError: the tag cannot be resolved.
         """
         revision = await self.sources.resolve(LATEST)
-        index = await self.indexes.get(revision, self.system)
-        if index is None:
-            return CatalogResult(revision=revision, findings=None)
 
         def accept(entry: IndexEntry) -> bool:
             component = component_of(entry.attribute)
@@ -103,11 +115,16 @@ class PackageCatalog:
                 return False
             return self.rules.allows(name) and may_see(component)
 
-        finder = await self._finder(index)
-        findings = await self.workers.run(
-            lambda: finder.find(query, limit=limit, offset=offset, accept=accept)
-        )
-        return CatalogResult(revision=revision, findings=findings)
+        async def find() -> Findings | None:
+            index = await self.indexes.get(revision, self.system)
+            if index is None:
+                return None
+            finder = await self._finder(index)
+            return await self.workers.run(
+                lambda: finder.find(query, limit=limit, offset=offset, accept=accept)
+            )
+
+        return CatalogResult(revision=revision, findings=await self._queue.run(client, find))
 
     async def _finder(self, index: PackageIndex) -> PackageFinder:
         known = self._finders.get(id(index))

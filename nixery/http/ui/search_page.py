@@ -17,6 +17,7 @@ from twisted.web.server import Request
 
 from nixery.builds.package_catalog import CatalogResult, component_of
 from nixery.errors import NixeryError
+from nixery.http.client_address import client_keys
 from nixery.http.error_responses import error_response
 from nixery.http.responses import answer_with, client_disconnected, set_headers
 from nixery.http.ui.pages import Pages
@@ -39,7 +40,13 @@ class PackageCatalog(Protocol):
     """Searches packages."""
 
     async def search(
-        self, query: str, *, limit: int, offset: int = 0, may_see: Callable[[str], bool]
+        self,
+        client: str,
+        query: str,
+        *,
+        limit: int,
+        offset: int = 0,
+        may_see: Callable[[str], bool],
     ) -> CatalogResult:
         """As :meth:`nixery.builds.package_catalog.PackageCatalog.search`."""
 
@@ -123,7 +130,11 @@ class SearchPage:
         def may_see(name: str) -> bool:
             return self._visibility.may_see(request, name)
 
-        return await self._catalog.search(query, limit=limit, offset=offset, may_see=may_see)
+        # The user before the address, which is that of the client of a trusted proxy.
+        client = client_keys(request)[-1]
+        return await self._catalog.search(
+            client, query, limit=limit, offset=offset, may_see=may_see
+        )
 
 
 def _described(entry: IndexEntry) -> Mapping[str, object]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.builds.package_catalog import CatalogResult, PackageCatalog, component_of
+from nixery.builds.package_catalog import (
+    MAX_WAITING,
+    CatalogResult,
+    PackageCatalog,
+    component_of,
+)
 from nixery.image.patterns import parse_patterns
+from nixery.limits.errors import QueueFull
 from nixery.limits.package_rules import PackageRules
 from nixery.nix.package_index import PackageIndex
 from nixery.sources.source import Revision
@@ -43,7 +50,7 @@ class PackageCatalogTests(SynchronousTestCase):
     def search(self, query: str, hidden: str = "") -> CatalogResult:
         return self.successResultOf(
             Deferred.fromCoroutine(
-                self.catalog.search(query, limit=10, may_see=lambda name: name != hidden)
+                self.catalog.search("client", query, limit=10, may_see=lambda name: name != hidden)
             )
         )
 
@@ -70,6 +77,50 @@ class PackageCatalogTests(SynchronousTestCase):
             findings = self.search(name).findings
             assert findings is not None
             self.assertEqual(1, findings.total)
+
+    def test_searches_take_turns_fairly_between_clients(self) -> None:
+        """Searches run one at a time, the second of a client after the first of another."""
+        reading: Deferred[PackageIndex | None] = Deferred()
+        index = PackageIndex(names=(), entries=(entry("git"),))
+        reads: list[str] = []
+
+        class SlowIndexes:
+            async def get(self, _revision: Revision, system: str) -> PackageIndex | None:
+                reads.append(system)
+                return await reading if len(reads) == 1 else index
+
+        self.catalog.indexes = SlowIndexes()
+        searched: list[str] = []
+
+        def note(client: str, _name: str) -> bool:
+            searched.append(client)
+            return True
+
+        for client in ("a", "a", "b"):
+            Deferred.fromCoroutine(
+                self.catalog.search(client, "git", limit=1, may_see=partial(note, client))
+            )
+        self.assertEqual(1, len(reads))
+        reading.callback(index)
+        self.assertEqual(["a", "b", "a"], searched)
+
+    def test_too_many_searches_at_once_are_refused(self) -> None:
+        """Of more searches of one client than may wait, the last one is refused."""
+        waiting: Deferred[PackageIndex | None] = Deferred()
+
+        class BusyIndexes:
+            async def get(self, _revision: Revision, _system: str) -> PackageIndex | None:
+                return await waiting
+
+        self.catalog.indexes = BusyIndexes()
+        searches = [
+            Deferred.fromCoroutine(self.catalog.search("a", "git", limit=1))
+            for _ in range(MAX_WAITING + 2)
+        ]
+        self.failureResultOf(searches.pop(), QueueFull)
+        waiting.callback(None)
+        for search in searches:
+            self.assertIsNone(self.successResultOf(search).findings)
 
     def test_names_that_images_cannot_have_are_escaped(self) -> None:
         """Names that images cannot have are escaped, others in lower case."""

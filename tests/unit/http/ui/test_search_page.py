@@ -31,10 +31,18 @@ class FakeCatalog:
     def __init__(self) -> None:
         self.finder: PackageFinder | None = PACKAGES
         self.error: NixeryError | None = None
+        self.clients: list[str] = []
 
     async def search(
-        self, query: str, *, limit: int, offset: int = 0, may_see: Callable[[str], bool]
+        self,
+        client: str,
+        query: str,
+        *,
+        limit: int,
+        offset: int = 0,
+        may_see: Callable[[str], bool],
     ) -> CatalogResult:
+        self.clients.append(client)
         if self.error is not None:
             raise self.error
         findings: Findings | None = None
@@ -68,6 +76,12 @@ class SearchPageTests(SynchronousTestCase):
         answer = self.get(path)
         self.assertEqual("application/json", answer.header("Content-Type"))
         return json.loads(answer.body)
+
+    def test_searches_are_those_of_the_client(self) -> None:
+        """A search takes its turn among those of the client that sent it."""
+        self.get("/search?q=git")
+        self.data("/api/search?q=git")
+        self.assertEqual(["192.0.2.1"] * 2, self.catalog.clients)
 
     def test_json_has_packages_their_names_in_images_and_the_revision(self) -> None:
         """The JSON has the best packages, what images call them, and the revision."""
