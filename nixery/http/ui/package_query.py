@@ -51,6 +51,8 @@ MAX_QUERIES = 30
 
 _PROMPT = re.compile(r"[$#] +")
 _ENGINE = re.compile(r"(sudo +)?(docker|podman|nerdctl|skopeo|buildah|crictl|ctr) ")
+# As engines tell a registry from the first part of a name.
+_HOST = re.compile(r"(localhost|[\w-]+(\.[\w-]+)*:[0-9]+|[\w-]+(\.[\w-]+)+)/")
 _NIX = re.compile(r"nix(-shell)? ")
 _TAG = re.compile(r"(:[\w.-]+)?(@sha256:[0-9a-f]+)?\Z")
 
@@ -101,13 +103,12 @@ def names_in(text: str) -> str:
     """
     command = _PROMPT.sub("", text.strip())
     if _ENGINE.match(command):
-        images = [word for word in command.split() if "/" in word and not word.startswith("-")]
+        words = [word.removeprefix("docker://") for word in command.split()]
+        # Neither options nor paths, as of volumes.
+        images = [word for word in words if re.match(r"\w[^/]*/(?!\Z)", word) and ":/" not in word]
+        named = [word for word in images if _HOST.match(word)]
         if images:
-            image = images[0].removeprefix("docker://")
-            host, _, rest = image.partition("/")
-            # As engines tell a registry from the first part of a name.
-            name = rest if "." in host or ":" in host or host == "localhost" else image
-            return _TAG.sub("", name)
+            return _TAG.sub("", _HOST.sub("", (named or images)[0], count=1))
     if _NIX.match(command):
         words = command.split()
         packages = [word.partition("#")[2] for word in words if "#" in word]
