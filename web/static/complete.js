@@ -14,11 +14,13 @@ const list = element("ul", {
   "aria-label": "Packages",
   hidden: true,
 });
+const note = element("p", { id: "suggestions-note", class: "small quiet", role: "status" });
 let timer = null;
 let asking = null;
 let active = -1;
 
 input.after(list);
+document.getElementById("packages-help").before(note);
 input.setAttribute("role", "combobox");
 input.setAttribute("aria-autocomplete", "list");
 input.setAttribute("aria-controls", list.id);
@@ -49,13 +51,24 @@ async function suggest() {
     });
     const found = await response.json();
     if (mine.signal.aborted || word !== lastWord()) return;
-    show((found.packages ?? []).filter((each) => each.served));
+    show(found);
   } catch {
     // A list that does not come is no fault of what was typed: Check still works.
   }
 }
 
-function show(packages) {
+// What was found, and in which revision; it stays when the list is closed, so that nothing moves
+// below a pointer.
+function describe(found, count) {
+  if (found.error) return found.error;
+  if (!found.ready) return "Names are not completed yet: the packages are still being listed. Type whole names.";
+  const packages = count === 1 ? "1 package" : `${count} packages`;
+  return `${packages} to choose from, in ${found.revision}.`;
+}
+
+function show(found) {
+  const packages = (found.packages ?? []).filter((each) => each.served);
+  note.textContent = shown(describe(found, packages.length));
   if (!packages.length) return close();
   list.replaceChildren(...packages.map((each, at) =>
     element("li", { id: `suggestion-${at}`, role: "option", "aria-selected": "false", "data-name": each.attribute },
@@ -97,6 +110,8 @@ input.addEventListener("keydown", (event) => {
   const count = list.children.length;
   if (event.key === "ArrowDown") select((active + 1) % count);
   else if (event.key === "ArrowUp") select((active <= 0 ? count : active) - 1);
+  else if (event.key === "Home" && active >= 0) select(0);
+  else if (event.key === "End" && active >= 0) select(count - 1);
   else if (event.key === "Enter" && active >= 0) choose(list.children[active]);
   else if (event.key === "Escape") close();
   else return;
