@@ -15,22 +15,22 @@ from attrs import define, field, frozen
 from cachetools import LRUCache
 
 from nixery.image.errors import InvalidName
-from nixery.image.names import Tag, escape_attribute, parse_image_name
+from nixery.image.names import Tag, parse_image_name
 from nixery.limits.fair_queue import FairQueue
 from nixery.limits.package_rules import PackageRules
 from nixery.nix.package_finder import Findings, PackageFinder
 from nixery.nix.package_index import IndexEntry, PackageIndex
+from nixery.nix.suggestions import spell
 from nixery.runtime.workers import Workers
 from nixery.sources.interface import Sources
 from nixery.sources.source import Revision
 
-__all__ = ["CatalogResult", "PackageCatalog", "component_of"]
+__all__ = ["CatalogResult", "PackageCatalog"]
 
 LATEST = Tag("latest")
 
 MAX_FINDERS = 2
 """The indexes that are kept in a form for searches; that of nixpkgs has some 20 MB."""
-
 
 MAX_WAITING = 64
 """The most searches that wait for their turn."""
@@ -108,7 +108,7 @@ class PackageCatalog:
         revision = await self.sources.resolve(LATEST)
 
         def accept(entry: IndexEntry) -> bool:
-            component = component_of(entry.attribute)
+            component = spell(entry.attribute.split("."))
             try:
                 name = parse_image_name(component, system="")
             except InvalidName:
@@ -133,13 +133,3 @@ class PackageCatalog:
         finder = await self.workers.run(PackageFinder, index)
         self._finders[id(index)] = index, finder
         return finder
-
-
-def component_of(attribute: str) -> str:
-    """Return the component of an image's name that requests a package."""
-    lowered = attribute.lower()
-    try:
-        parse_image_name(lowered, system="")
-    except InvalidName:
-        return escape_attribute(attribute)
-    return lowered

@@ -14,6 +14,7 @@ from attrs import frozen
 from twisted.web.server import Request
 
 from nixery.builds.views import BuildState, BuildView
+from nixery.http.ui.query import argument, number
 
 __all__ = ["BuildFilter", "BuildListPage", "standing_failures"]
 
@@ -61,10 +62,10 @@ class BuildFilter:
     @classmethod
     def from_request(cls, request: Request) -> BuildFilter:
         """Return the filter in a query; a state that does not exist counts as none."""
-        state = _argument(request, b"state")
+        state = argument(request, b"state")
         return cls(
             state=state if state in _STATES else "",
-            name=_argument(request, b"q").strip()[:MAX_NAME_CHARACTERS],
+            name=argument(request, b"q").strip()[:MAX_NAME_CHARACTERS],
         )
 
     def __bool__(self) -> bool:
@@ -84,15 +85,12 @@ class BuildFilter:
         """Return the page of matching builds that a query asks for; the last one at most."""
         found = self.apply(builds)
         pages = max(1, -(-len(found) // BUILDS_PER_PAGE))
-        text = _argument(request, b"page")
-        # More digits than a page number has cost time to convert.
-        asked = int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 1
-        number = min(max(asked, 1), pages)
-        first = (number - 1) * BUILDS_PER_PAGE
+        shown = min(max(number(request, b"page"), 1), pages)
+        first = (shown - 1) * BUILDS_PER_PAGE
         return BuildListPage(
             builds=found[first : first + BUILDS_PER_PAGE],
             total=len(found),
-            number=number,
+            number=shown,
             pages=pages,
         )
 
@@ -115,8 +113,3 @@ def standing_failures(builds: Sequence[BuildView]) -> list[BuildView]:
         if build.failure is not None or build.state is BuildState.SUCCEEDED:
             decided.add(image)
     return failures
-
-
-def _argument(request: Request, name: bytes) -> str:
-    value: bytes = (request.args or {}).get(name, [b""])[-1]
-    return value.decode("utf-8", "replace")

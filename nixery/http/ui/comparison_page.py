@@ -17,6 +17,7 @@ from twisted.web.server import Request
 from nixery.http.responses import answer_with, client_disconnected, set_headers
 from nixery.http.ui.image_views import place, related_images
 from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
+from nixery.http.ui.query import argument
 from nixery.http.visibility import VisibilityRules
 from nixery.image.manifests import Manifest
 from nixery.image.names import (
@@ -100,8 +101,7 @@ class ComparisonPage:
         new = await self._find(request, name, tag, name.system)
         if new is None:
             return self._unknown(request, f"{name.repository}:{tag}")
-        arguments: Sequence[bytes] = (request.args or {}).get(b"with", [b""])
-        text = arguments[-1].decode("utf-8", "replace").strip()
+        text = argument(request, b"with").strip()
         if not text:
             if not wants_html(request):
                 return self._pages.error(request, 400, "say which image to compare: ?with=NAME:TAG")

@@ -38,6 +38,7 @@ from nixery.http.ui.image_views import (
     place,
 )
 from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
+from nixery.http.ui.query import argument, number
 from nixery.http.visibility import VisibilityRules
 from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Manifest
@@ -128,8 +129,8 @@ class ImagePages:
 
     async def overview(self, request: Request) -> bytes | None:
         """Answer with the list of images."""
-        wanted = _argument(request, b"q").strip().lower()[:200]
-        page = _number(request, b"page")
+        wanted = argument(request, b"q").strip().lower()[:200]
+        page = number(request, b"page")
         names = await self._catalog.list_keys()
         total, shown = await self._workers.run(
             _chosen, self._visibility, request, names, wanted, page
@@ -258,7 +259,7 @@ class ImagePages:
             for layer in page_data.report.layers
         }
         view = await self._workers.run(
-            image_view, label, page_data, visible, _argument(request, b"why"), documents
+            image_view, label, page_data, visible, argument(request, b"why"), documents
         )
         if client_disconnected(request):
             return None
@@ -286,12 +287,12 @@ class ImagePages:
     async def _paths(
         self, request: Request, name: ImageName, tag: Tag, page_data: PageData
     ) -> bytes | None:
-        sort = _argument(request, b"sort")
+        sort = argument(request, b"sort")
         query = PathQuery(
-            text=_argument(request, b"q")[:200],
-            layer=min(_number(request, b"layer", 0), len(page_data.report.layers)),
+            text=argument(request, b"q")[:200],
+            layer=min(number(request, b"layer", 0), len(page_data.report.layers)),
             sort=sort if sort in SORTS else SORTS[0],
-            page=_number(request, b"page"),
+            page=number(request, b"page"),
         )
         view = await self._workers.run(paths_view, page_data, query)
         if client_disconnected(request):
@@ -343,17 +344,6 @@ def _chosen(
     ]
     start = (page - 1) * IMAGES_AT_ONCE
     return len(found), found[start : start + IMAGES_AT_ONCE]
-
-
-def _argument(request: Request, name: bytes) -> str:
-    """Return the last value of a query parameter; empty where there is none."""
-    values: Sequence[bytes] = (request.args or {}).get(name, [b""])
-    return values[-1].decode("utf-8", "replace")
-
-
-def _number(request: Request, name: bytes, default: int = 1) -> int:
-    text = _argument(request, name)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 7 else default
 
 
 def _send_json(request: Request, value: Mapping[str, object]) -> bytes:

@@ -36,6 +36,7 @@ from nixery.http.ui.package_query import (
     parse_query,
 )
 from nixery.http.ui.pages import Pages
+from nixery.http.ui.query import argument
 from nixery.http.visibility import AllowAll, VisibilityRules
 from nixery.image.errors import PackageProblem
 from nixery.image.names import ARCH_META_PACKAGES, DEFAULT_PACKAGES, SHELL, PackageRequest
@@ -110,7 +111,7 @@ class IndexPage:
 
     async def index(self, request: Request) -> bytes | None:
         """Answer ``/``."""
-        typed = _typed(request, b"packages")
+        typed = argument(request, b"packages")
         status, found = await self._check(request, typed) if typed else (200, None)
         revision = await self._revision()
         builds = [
@@ -140,7 +141,7 @@ class IndexPage:
 
     async def packages(self, request: Request) -> bytes | None:
         """Answer ``/api/packages``."""
-        status, found = await self._check(request, _typed(request, b"names"))
+        status, found = await self._check(request, argument(request, b"names"))
         if client_disconnected(request):
             return None
         request.setResponseCode(status)
@@ -224,8 +225,3 @@ _NOTHING: Mapping[str, object] = {
     "packages": [],
     "commands": None,
 }
-
-
-def _typed(request: Request, name: bytes) -> str:
-    values: list[bytes] = (request.args or {}).get(name, [b""])
-    return values[-1].decode("utf-8", "replace")

@@ -15,14 +15,16 @@ from typing import Protocol
 
 from twisted.web.server import Request
 
-from nixery.builds.package_catalog import CatalogResult, component_of
+from nixery.builds.package_catalog import CatalogResult
 from nixery.errors import NixeryError
 from nixery.http.client_address import client_keys
 from nixery.http.error_responses import error_response
 from nixery.http.responses import answer_with, client_disconnected, set_headers
 from nixery.http.ui.pages import Pages
+from nixery.http.ui.query import argument, number
 from nixery.http.visibility import VisibilityRules
 from nixery.nix.package_index import IndexEntry
+from nixery.nix.suggestions import spell
 
 __all__ = ["PAGE_SIZE", "SearchPage"]
 
@@ -31,6 +33,9 @@ PAGE_SIZE = 50
 
 SUGGESTIONS = 10
 """The packages in a response of the API that names no limit."""
+
+MAX_PAGE = 1000
+MAX_OFFSET = 10_000
 
 MAX_QUERY_CHARACTERS = 200
 """The length that a query is cut to."""
@@ -67,8 +72,8 @@ class SearchPage:
 
     async def show(self, request: Request) -> bytes | None:
         """Answer ``/search``."""
-        query, chosen = _query(request), _argument(request, b"packages")
-        page = _number(request, b"page", default=1, at_most=1000)
+        query, chosen = _query(request), argument(request, b"packages")
+        page = max(1, min(number(request, b"page"), MAX_PAGE))
         offset = (page - 1) * PAGE_SIZE
         result = await self._search(request, query, limit=PAGE_SIZE, offset=offset)
         if client_disconnected(request):
@@ -90,8 +95,8 @@ class SearchPage:
 
     async def answer(self, request: Request) -> bytes | None:
         """Answer ``/api/search``."""
-        limit = _number(request, b"limit", default=SUGGESTIONS, at_most=PAGE_SIZE)
-        offset = _number(request, b"offset", default=0, at_most=10_000, at_least=0)
+        limit = max(1, min(number(request, b"limit", SUGGESTIONS), PAGE_SIZE))
+        offset = min(number(request, b"offset", 0), MAX_OFFSET)
         status = 200
         found: Mapping[str, object]
         try:
@@ -140,7 +145,7 @@ class SearchPage:
 def _described(entry: IndexEntry) -> Mapping[str, object]:
     return {
         "attribute": entry.attribute,
-        "name": component_of(entry.attribute),
+        "name": spell(entry.attribute.split(".")),
         "pname": entry.pname,
         "version": entry.version,
         "description": entry.description,
@@ -149,17 +154,4 @@ def _described(entry: IndexEntry) -> Mapping[str, object]:
 
 
 def _query(request: Request) -> str:
-    return _argument(request, b"q")[:MAX_QUERY_CHARACTERS].strip()
-
-
-def _argument(request: Request, name: bytes) -> str:
-    values: list[bytes] = (request.args or {}).get(name, [b""])
-    return values[-1].decode("utf-8", "replace")
-
-
-def _number(request: Request, name: bytes, *, default: int, at_most: int, at_least: int = 1) -> int:
-    text = _argument(request, name)
-    if not text.isascii() or not text.isdigit():
-        return default
-    # A number of very many digits is slow to convert.
-    return max(at_least, min(int(text[:9]), at_most))
+    return argument(request, b"q")[:MAX_QUERY_CHARACTERS].strip()

@@ -12,7 +12,6 @@ from nixery.builds.package_catalog import (
     MAX_WAITING,
     CatalogResult,
     PackageCatalog,
-    component_of,
 )
 from nixery.image.patterns import parse_patterns
 from nixery.limits.errors import QueueFull
@@ -121,8 +120,3 @@ class PackageCatalogTests(SynchronousTestCase):
         waiting.callback(None)
         for search in searches:
             self.assertIsNone(self.successResultOf(search).findings)
-
-    def test_names_that_images_cannot_have_are_escaped(self) -> None:
-        """Names that images cannot have are escaped, others in lower case."""
-        self.assertEqual("python3packages.requests", component_of("python3Packages.requests"))
-        self.assertTrue(component_of("libsigc++").startswith("attr--"))

@@ -98,6 +98,19 @@ class SearchPageTests(SynchronousTestCase):
             found["packages"][0].keys(),
         )
 
+    def test_names_that_images_cannot_have_are_escaped(self) -> None:
+        """Names that images cannot have are escaped, others in lower case, as near names are."""
+        names = ("python3Packages.requests", "libsigc++", "_7zz")
+        self.catalog.finder = PackageFinder(
+            PackageIndex(names=(), entries=tuple(entry(name, "a tool") for name in names))
+        )
+        found = {
+            each["attribute"]: each["name"] for each in self.data("/api/search?q=tool")["packages"]
+        }
+        self.assertEqual("python3packages.requests", found["python3Packages.requests"])
+        self.assertTrue(found["libsigc++"].startswith("attr--"))
+        self.assertEqual("7zz", found["_7zz"])
+
     def test_limits_that_are_no_numbers_are_ignored_and_large_ones_cut(self) -> None:
         """Limits that are no numbers are ignored; large ones are cut."""
         for limit in ("x", "0", "-1", "9" * 5000):
