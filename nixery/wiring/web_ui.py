@@ -89,6 +89,7 @@ def make_web_ui(
             cpu,
             address=address.host,
             address_configured=address.configured,
+            secure=address.url.startswith("https:"),
             source=config.sources.source.describe(),
             sections=sections,
             signed=config.signing.signing_key is not None,

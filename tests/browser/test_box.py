@@ -29,17 +29,25 @@ class BoxTests(BrowserCase):
         self.assertEqual("shell hello", page.find("#packages").get_attribute("value"))
         self.assertIn("packages=shell+hello", page.driver.current_url)
 
-        pull = shlex.split(page.wait("#command-pull").text)
+        pull = shlex.split(page.wait("#docker-pull").text)
         self.assertEqual(["docker", "pull", f"{demo_registry().address}/shell/hello"], pull)
         podman().pull(pull[-1]).checked()
-        run = shlex.split(page.text("#command-run"))
+        run = shlex.split(page.text("#docker-run"))
         self.assertEqual(["docker", "run", "--rm", "-it", pull[-1]], run[:5])
         ended = podman().run(pull[-1], *run[5:], "-c", "hello").checked()
         self.assertEqual("Hello, world!\n", ended.stdout)
-        self.assertIn(json.dumps(pull[-1]), page.text("#command-kubernetes"))
+        page.click("[data-client=kubernetes] summary")
+        self.assertIn(json.dumps(pull[-1]), page.text("#kubernetes-run"))
+        # The client that was chosen last is open on the next page, too.
+        page.click("[data-client=podman] summary")
 
         self.visit(demo_registry(), "/images/shell/hello:latest")
         page.wait("#packages-table [data-package=hello]")
+        page.wait("[data-client=podman][open]")
+        pinned = shlex.split(page.text("#podman-digest"))
+        self.assertEqual(["podman", "pull", "--tls-verify=false"], pinned[:3])
+        self.assertIn("/shell/hello@sha256:", pinned[3])
+        page.click("[data-client=docker] summary")
 
     def test_command_is_copied_by_button_that_keyboard_reaches_and_that_says_so(self) -> None:
         """A command is copied by a button that the keyboard reaches, and that says so."""
@@ -104,7 +112,7 @@ class BoxTests(BrowserCase):
             page.click("#ask button")
             page.wait("[data-name=plian][data-status=not-found]")
             page.click("a[data-exchange=plian]")
-            pull = page.wait("#command-pull", "plain").text
+            pull = page.wait("#docker-pull", "plain").text
         self.assertEqual(f"docker pull {watched_registry().address}/plain/estate", pull)
 
     def test_text_that_is_no_package_name_is_reported(self) -> None:

@@ -58,7 +58,7 @@ class BuildTests(BrowserCase):
         self.assertFalse(page.find("#progress").is_displayed())
         self.assertFalse(page.find("#connection").is_displayed())
         self.assertTrue(page.run("return window.untouched"))
-        pull = page.wait("#pull").text
+        pull = page.wait("#docker-pull").text
         self.assertEqual(f"docker pull {watched_registry().address}/seen-live", pull)
         page.click("#image-link")
         page.wait("#packages-table [data-package=seen-live]")

@@ -147,7 +147,7 @@ class ImageTests(BrowserCase):
         registry = watched_registry().registry
         digest = registry.manifest("estate").headers["docker-content-digest"]
         self.open_image()
-        command = self.browser.wait("#pull-by-digest").text
+        command = self.browser.wait("#docker-digest").text
         self.assertEqual(f"docker pull {watched_registry().address}/estate@{digest}", command)
 
     def test_page_of_an_image_that_has_been_made_this_moment_is_whole(self) -> None:

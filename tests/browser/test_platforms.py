@@ -21,7 +21,7 @@ class PlatformTests(BrowserCase):
         page.click(f"#platforms a[href='/images/{foreign}/portable:latest']")
         page.wait("#platforms [aria-current]", foreign)
         self.assertNotEqual(page.text("#digest"), shown)
-        self.assertIn(f"/{foreign}/portable:latest", page.text("#pull"))
+        self.assertIn(f"/{foreign}/portable:latest", page.text("#docker-pull"))
         self.visit(registry(), "/images/native:latest")
         self.assertIn(f"{foreign} is not available: ", page.text("#platforms"))
         for screen in (DESKTOP, PHONE):

@@ -1,7 +1,8 @@
 // The box for packages: asks while somebody types, and shows what each name is.
 
 import "./complete.js";
-import { element, reachable, shown } from "./text.js";
+import { clientCommands } from "./commands.js";
+import { element, shown } from "./text.js";
 
 const QUIET = 400; // milliseconds without a key before the registry is asked
 
@@ -72,9 +73,7 @@ function show(data) {
   problem.textContent = shown(data.error ?? "");
   list.replaceChildren(...packages.map(described));
   commands.hidden = !data.commands;
-  for (const [key, text] of Object.entries(data.commands ?? {})) {
-    document.getElementById(`command-${key}`).textContent = shown(reachable(text));
-  }
+  clientCommands(commands.querySelector(".clients"), data.clients ?? []);
   answer.hidden = false;
 }
 

@@ -2,6 +2,7 @@
 // copied, by its id, or its `data-copied` if it has that; without this script the buttons
 // stay hidden.
 
+import "./commands.js";
 import { announce, reachable } from "./text.js";
 
 for (const code of document.querySelectorAll(".command code")) {

@@ -57,10 +57,15 @@ export function duration(seconds) {
 }
 
 // Puts the host that the browser has used in the place of the registry's own address, where its
-// operator has not configured one: commands are for the machine that shows them.
+// operator has not configured one: commands are for the machine that shows them.  Where the browser
+// has come by HTTPS, clients need not be told that there is no TLS.
 export function reachable(text) {
   const own = document.documentElement.dataset.address;
-  return own ? text.replaceAll(own, location.host) : text;
+  if (!own) return text;
+  const there = text.replaceAll(own, location.host);
+  return location.protocol === "https:"
+    ? there.replaceAll(/ (--(src-)?tls-verify=false|--insecure-registry|--plain-http)(?= )/g, "")
+    : there;
 }
 
 // Says something to those who listen to the page.

@@ -34,6 +34,7 @@ from nixery.http.headers import accepted_types
 from nixery.http.responses import answer_with, set_headers
 from nixery.http.ui.build_list import BuildFilter
 from nixery.http.ui.build_streams import BuildFeed, BuildLines, Builds, OverviewFeed, described
+from nixery.http.ui.client_commands import guess_program
 from nixery.http.ui.pages import Pages, add_vary, wants_html
 from nixery.http.ui.sse import Encoder, EventStream, Feed, ServerSent
 from nixery.http.visibility import AllowAll, VisibilityRules
@@ -121,7 +122,12 @@ class BuildPages:
             data = {**described(build), "log": {"first": log.first, "lines": log.lines}}
             return _json(request, data)
         return await self._pages.answer_later(
-            request, "build.html", build=build, log=log, lanes=timeline(build)
+            request,
+            "build.html",
+            build=build,
+            log=log,
+            lanes=timeline(build),
+            program=guess_program(build.image, {}),
         )
 
     async def build_events(self, request: Request, build_id: str) -> bytes | None:

@@ -28,6 +28,7 @@ from twisted.web.server import Request
 from nixery.artifacts.attachment import Attachment
 from nixery.artifacts.document import CYCLONEDX, IN_TOTO, SPDX
 from nixery.http.responses import PLAIN_TEXT, answer_with, client_disconnected, set_headers
+from nixery.http.ui.client_commands import guess_program
 from nixery.http.ui.image_views import (
     SORTS,
     PathQuery,
@@ -40,6 +41,7 @@ from nixery.http.ui.image_views import (
 from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
 from nixery.http.ui.query import argument, number
 from nixery.http.visibility import VisibilityRules
+from nixery.image.closure import package_name
 from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Manifest
 from nixery.image.names import Digest, ImageName, Tag, meta_packages_first, parse_image_name
@@ -231,6 +233,7 @@ class ImagePages:
             404,
             repository=name.repository,
             tag=tag,
+            program=guess_program(name.repository, {}),
             meta_first=meta_packages_first(name.repository),
         )
 
@@ -271,10 +274,25 @@ class ImagePages:
             if index is not None:
                 data["index"] = index_data(name, tag, index)
             return _send_json(request, data)
+        named_index = index if name.platforms else None
+        digest = page_data.report.digest
+        pnames = {
+            asked: package_name(each.name)
+            for each in page_data.report.packages
+            for asked in each.requested
+        }
+        clients = self._pages.commands_for(
+            name.repository,
+            tag=tag,
+            digest=digest if named_index is None else named_index.manifests[0].digest,
+            systems=() if named_index is None else tuple(named_index.images),
+            program=guess_program(name.repository, pnames),
+        )
         return await self._pages.answer_later(
             request,
             "image.html",
             200,
+            clients=clients,
             repository=name.repository,
             tag=tag,
             base=place(label),

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from attrs import evolve
+from attrs import asdict, evolve
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
@@ -31,9 +31,9 @@ from nixery.http.ui.package_query import (
     MAX_QUERY_CHARACTERS,
     JsonResult,
     PackageQueries,
-    commands,
     describe_results,
     parse_query,
+    program_of,
 )
 from nixery.http.ui.pages import Pages
 from nixery.http.ui.query import argument
@@ -176,7 +176,25 @@ class IndexPage:
             "system": queries.name.system,
             "revision": checked.revision.label,
             "packages": packages,
-            "commands": commands(self._pages.address, queries, results),
+            **self._commands(queries, results),
+        }
+
+    def _commands(self, queries: PackageQueries, results: Sequence[LookupResult]) -> JsonResult:
+        """Return the commands for the image; none if a package is missing."""
+        program = program_of(queries, results)
+        if program is None:
+            return {"commands": None, "clients": []}
+        clients = self._pages.commands_for(
+            queries.name.repository, systems=queries.name.platforms, program=program
+        )
+        text = {each.client: each.text for each in clients}
+        return {
+            "commands": {
+                "pull": text["docker"]("pull"),
+                "run": text["docker"]("run"),
+                "kubernetes": text["kubernetes"]("run"),
+            },
+            "clients": [asdict(each) for each in clients],
         }
 
     async def _search_platforms(
@@ -224,4 +242,5 @@ _NOTHING: Mapping[str, object] = {
     "revision": None,
     "packages": [],
     "commands": None,
+    "clients": [],
 }

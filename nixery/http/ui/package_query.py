@@ -9,14 +9,13 @@ outside its grammar.
 from __future__ import annotations
 
 import itertools
-import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from attrs import frozen
 
+from nixery.http.ui.client_commands import guess_program
 from nixery.image.errors import InvalidName
 from nixery.image.image_index import platform_label
 from nixery.image.names import (
@@ -37,9 +36,9 @@ __all__ = [
     "JsonResult",
     "PackageQuery",
     "PackageQueries",
-    "commands",
     "names_in",
     "parse_query",
+    "program_of",
     "describe_results",
 ]
 
@@ -248,45 +247,19 @@ def _describe_package(query: PackageQuery, answer: LookupResult) -> JsonResult:
     }
 
 
-def commands(
-    address: str, queries: PackageQueries, answers: Sequence[LookupResult]
-) -> Mapping[str, str] | None:
-    """
-    Return the commands that pull, run and deploy the image; ``None`` if a package is missing.
-
-    :param address: the registry's address, which precedes the name of an image.
-    """
+def program_of(queries: PackageQueries, answers: Sequence[LookupResult]) -> str | None:
+    """Guess the program to run in the image; ``None`` if a package is missing."""
     packages = {
         answer.request: answer.result for answer in answers if isinstance(answer.result, Package)
     }
     if len(packages) < len(answers):
         return None
-    image = f"{address}/{queries.name.repository}"
-    shell = any(query.component == "shell" for query in queries.queries)
-    named = [
-        query.package_request for query in queries.queries if query.package_request is not None
-    ]
-    program = "bash" if shell or not named else packages[named[0]].pname
-    # A package set says what its packages are called, and a user pastes it into a terminal.
-    quoted = shlex.quote(program) if program.isprintable() else ""
-    # This keeps a container with a shell running; another one runs its first package.
-    args = ["sleep", "infinity"] if shell else [program]
-    label = re.sub(r"[^a-z0-9]+", "-", queries.name.repository)[:50].strip("-")
-    return {
-        "pull": f"docker pull {image}",
-        "run": f"docker run --rm -it {image} {quoted}".rstrip(),
-        "kubernetes": (
-            "apiVersion: v1\n"
-            "kind: Pod\n"
-            "metadata:\n"
-            f"  name: {json.dumps(f'nixery-{label}')}\n"
-            "spec:\n"
-            "  containers:\n"
-            "    - name: main\n"
-            f"      image: {json.dumps(image)}\n"
-            f"      command: {json.dumps(args)}\n"
-        ),
+    pnames = {
+        query.component: packages[query.package_request].pname
+        for query in queries.queries
+        if query.package_request is not None
     }
+    return guess_program(queries.name.repository, pnames)
 
 
 def _component(typed: str) -> str:

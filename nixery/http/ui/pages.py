@@ -30,6 +30,7 @@ from nixery.http.responses import (
     set_status,
 )
 from nixery.http.ui.assets import SiteFiles
+from nixery.http.ui.client_commands import ClientCommands, CommandImage, client_commands
 from nixery.http.ui.formatting import (
     duration,
     escape_invisible,
@@ -80,6 +81,7 @@ class Pages:
     :param source: the source of packages, in words.
     :param address_configured: false if the address is a guess: scripts then put the host in its
         place that the browser has used.
+    :param secure: false if the registry speaks no TLS: commands then tell clients so.
     :param sections: the links in the header of each page.
     :param signed: whether images are signed, which the page of an image tells how to verify.
     """
@@ -92,11 +94,13 @@ class Pages:
         address: str,
         source: str,
         address_configured: bool = True,
+        secure: bool = True,
         sections: Sequence[Section] = (),
         signed: bool = False,
     ) -> None:
         self.files = files
         self.address = address
+        self._secure = secure
         self._workers = workers
         environment = Environment(
             loader=DictLoader(files.templates),
@@ -115,6 +119,7 @@ class Pages:
             "address": address,
             "address_configured": address_configured,
             "asset": files.assets.url,
+            "commands_for": self.commands_for,
             "paths": {section.path for section in sections},
             "sections": tuple(sections),
             "signed": signed,
@@ -134,6 +139,28 @@ class Pages:
         self._templates = {
             name: environment.get_template(name) for name in environment.list_templates()
         }
+
+    def commands_for(
+        self,
+        repository: str,
+        *,
+        tag: str | None = None,
+        digest: str | None = None,
+        systems: Sequence[str] = (),
+        program: str = "",
+    ) -> tuple[ClientCommands, ...]:
+        """Return the commands for an image, by client: see :class:`CommandImage`."""
+        return client_commands(
+            CommandImage(
+                host=self.address,
+                secure=self._secure,
+                repository=repository,
+                tag=tag,
+                digest=digest,
+                systems=systems,
+                program=program,
+            )
+        )
 
     def render(self, template: str, /, **values: object) -> bytes:
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from html import unescape
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -285,6 +286,15 @@ class ApiTests(UsersTestCase):
         self.assertEqual(("shell/git", "x86_64-linux"), (value["image"], value["system"]))
         self.assertEqual(["meta", "found"], [each["status"] for each in value["packages"]])
         self.assertEqual({"pull", "run", "kubernetes"}, set(value["commands"]))
+        texts = {
+            (each["client"], command["key"]): command["text"]
+            for each in value["clients"]
+            for command in each["commands"]
+        }
+        self.assertEqual(value["commands"]["pull"], texts["docker", "pull"])
+        page = unescape(self.page("/?packages=shell/git"))
+        for (client, key), text in texts.items():
+            self.assertIn(f'<code id="{client}-{key}">{text}</code>', page)
         self.assertEqual("192.0.2.1", self.package_search.asked[0][0])
 
     def test_clients_of_a_trusted_proxy_are_told_apart(self) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-
-import yaml
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.http.ui.package_query import (
     MAX_QUERY_CHARACTERS,
     PackageQueries,
-    commands,
     describe_results,
     names_in,
     parse_query,
+    program_of,
 )
 from nixery.image.errors import InvalidName, PackageProblem, ProblemKind
 from nixery.image.names import SHELL, PackageRequest, parse_image_name
@@ -172,7 +168,7 @@ class TellingTests(SynchronousTestCase):
         shell, gti = describe_results(queries, answers)
         self.assertEqual("meta", shell["status"])
         self.assertEqual(("not-found", ["near"]), (gti["status"], gti["candidates"]))
-        self.assertIsNone(commands("reg", queries, answers))
+        self.assertIsNone(program_of(queries, answers))
 
     def test_shell_without_its_packages(self) -> None:
         """A package set may have no shell."""
@@ -184,35 +180,14 @@ class TellingTests(SynchronousTestCase):
         [told] = describe_results(queries, answers)
         self.assertEqual(("shell", "not-found"), (told["name"], told["status"]))
 
-    def test_lines_that_work_as_they_are(self) -> None:
-        """Lines that work as they are."""
-        queries = parsed("shell git")
-        made = commands("reg:1", queries, [found(item) for item in queries.package_requests])
-        assert made is not None
-        self.assertEqual("docker pull reg:1/shell/git", made["pull"])
-        self.assertEqual("docker run --rm -it reg:1/shell/git bash", made["run"])
-        pod = yaml.safe_load(made["kubernetes"])
-        self.assertEqual("Pod", pod["kind"])
-        self.assertEqual("reg:1/shell/git", pod["spec"]["containers"][0]["image"])
-        self.assertRegex(pod["metadata"]["name"], r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-        json.dumps(made)
-
-    def test_program_that_a_package_set_names_is_no_shell_code(self) -> None:
-        """The program of the line is one word, whatever the package is called."""
-        queries = parsed("git")
-        for pname, words in (
-            ("x; rm -rf ~", ["x; rm -rf ~"]),
-            ("$(reboot)'`id`", ["$(reboot)'`id`"]),
-            ("a\x1b[201~\nb", []),
-            ("\u202ereversed", []),
-        ):
-            [item] = queries.package_requests
-            package = found(item).result
-            assert isinstance(package, Package)
-            answer = LookupResult(request=item, result=evolve(package, pname=pname))
-            made = commands("reg:1", queries, [answer])
-            assert made is not None
-            self.assertEqual(
-                ["docker", "run", "--rm", "-it", "reg:1/git", *words], shlex.split(made["run"])
-            )
-            self.assertTrue(made["run"].isprintable())
+    def test_program_to_run(self) -> None:
+        """It is a shell where one is asked for, or else the name of the first package."""
+        for typed, program in (("git shell", "bash"), ("amd64 hello", "pname-of-hello")):
+            queries = parsed(typed)
+            answers = []
+            for item in queries.package_requests:
+                package = found(item).result
+                assert isinstance(package, Package)
+                named = evolve(package, pname=f"pname-of-{item.name}")
+                answers.append(LookupResult(request=item, result=named))
+            self.assertEqual(program, program_of(queries, answers))
