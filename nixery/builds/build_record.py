@@ -25,6 +25,7 @@ class BuildRecord:
     :param digest: of its OCI manifest.
     :param source: the package set's revision, for people.
     :param layers: the layers of the plan, in its order, then those on top of them.
+    :param programs: the names of the entries of ``/bin``, sorted.
     :param notes: sentences on entries of the packages that are not in the image's root.
     """
 
@@ -35,4 +36,5 @@ class BuildRecord:
     plan: LayerPlan
     layers: Sequence[ImageLayer]
     popularity: Popularity
+    programs: Sequence[str] = ()
     notes: Sequence[str] = ()

@@ -287,6 +287,7 @@ class ImagePipeline:
                     plan=plan,
                     layers=packed.layers,
                     popularity=request.settings.popularity,
+                    programs=packed.root.programs(),
                     notes=tuple(packed.root.describe()),
                 )
             )

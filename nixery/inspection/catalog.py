@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from attrs import define, evolve, field
@@ -29,6 +30,7 @@ from nixery.errors import NixeryError
 from nixery.image.image_index import ImageIndex, index_manifest
 from nixery.image.manifests import INDEX_TYPES, MANIFEST_TYPES, Image, Manifest
 from nixery.image.names import Digest, ImageName, Tag
+from nixery.inspection.container_settings import read_container_settings
 from nixery.inspection.image_list import (
     EarlierImage,
     ImageEntry,
@@ -333,10 +335,11 @@ class ImageCatalog:
                     digest=manifest.digest,
                     error=error,
                 )
+        config = await self._config(manifest)
         if page_data is None:
-            page_data = summary_page_data(
-                summarize_manifest(manifest, await self._config(manifest))
-            )
+            page_data = summary_page_data(summarize_manifest(manifest, config))
+        with suppress(ValueError):
+            page_data = evolve(page_data, container=read_container_settings(config))
         # Data larger than the whole cache are made each time.
         if page_data.memory_size <= _MAX_CACHED_BYTES:
             self._page_data[manifest.digest] = page_data

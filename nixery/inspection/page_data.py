@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from nixery.inspection.closure_layout import layout_closure
 from nixery.inspection.closure_picture import closure_data, closure_svg, layers_of_paths
+from nixery.inspection.container_settings import ContainerSettings
 from nixery.inspection.reference_chains import shortest_predecessors
 from nixery.inspection.report import ImageReport
 from nixery.inspection.report_file import decode_report
@@ -36,6 +37,7 @@ class PageData:
     :param referrers: for each path the numbers of the paths that refer to it.
     :param graph: the closure as JSON, compressed by gzip.
     :param picture: the closure as SVG, compressed by gzip.
+    :param container: what the image sets for its containers; ``None`` if its config is gone.
     :param etag: changes exactly when ``graph`` or ``picture`` changes.
     """
 
@@ -46,6 +48,7 @@ class PageData:
     referrers: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
     graph: bytes = field(default=b"", repr=False)
     picture: bytes = field(default=b"", repr=False)
+    container: ContainerSettings | None = None
     etag: str = ""
 
     @property

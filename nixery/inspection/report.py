@@ -33,6 +33,9 @@ __all__ = [
 _NAME_START = len(STORE) + 34
 """The index after the store's directory, a slash, a hash of 32 characters and a dash."""
 
+MAX_PROGRAMS = 1000
+"""The most programs whose names are kept."""
+
 MAX_NOTES = 200
 """The most sentences that are kept on entries that are not in an image's root."""
 
@@ -136,6 +139,9 @@ class ImageReport:
     :param licenses: the declared licences, sorted; ``None`` if that was not written down.
     :param notes: sentences on entries of the packages that are not in the image's root.
     :param omitted_notes: number of such sentences that are not in ``notes``.
+    :param programs: the names of the entries of ``/bin``, sorted; ``None`` if they were not
+        written down.
+    :param omitted_programs: number of such names that are not in ``programs``.
     """
 
     digest: Digest
@@ -149,6 +155,8 @@ class ImageReport:
     licenses: tuple[ReportedLicense, ...] | None = None
     notes: tuple[str, ...] = ()
     omitted_notes: int = 0
+    programs: tuple[str, ...] | None = None
+    omitted_programs: int = 0
 
     @property
     def requested(self) -> tuple[int, ...]:
@@ -241,6 +249,8 @@ def make_report(record: BuildRecord) -> ImageReport:
         licenses=_licenses(record),
         notes=tuple(record.notes[:MAX_NOTES]),
         omitted_notes=len(record.notes[MAX_NOTES:]),
+        programs=tuple(record.programs[:MAX_PROGRAMS]),
+        omitted_programs=len(record.programs[MAX_PROGRAMS:]),
     )
 
 

@@ -78,11 +78,12 @@ def decode_report(data: bytes) -> ImageReport:
             layers=tuple(_layer(each) for each in value["layers"]),
             paths=tuple(_path(*each) for each in value["paths"]),
             omitted_paths=int(value["left_out"]),
-            # Reports of before there were licences are good otherwise, as those of before there
-            # were notes.
+            # Reports of before there were licences, notes or programs are good otherwise.
             licenses=_licenses(value.get("licenses")),
             notes=tuple(map(str, _items(value.get("notes", [])))),
             omitted_notes=_natural_number(value.get("more_notes", 0)),
+            programs=_texts(value.get("programs")),
+            omitted_programs=_natural_number(value.get("more_programs", 0)),
         )
         _check_numbers(report)
     except (
@@ -139,6 +140,8 @@ def _compress(report: ImageReport) -> bytes:
         else [[each.text, each.paths] for each in report.licenses],
         "notes": report.notes,
         "more_notes": report.omitted_notes,
+        "programs": report.programs,
+        "more_programs": report.omitted_programs,
     }
     # Escaped to ASCII: text from a package set may hold half of a surrogate pair.
     return zlib.compress(json.dumps(value, separators=(",", ":")).encode("ascii"))
@@ -188,6 +191,10 @@ def _licenses(value: object) -> tuple[ReportedLicense, ...] | None:
             for text, paths in map(_items, _items(value))
         )
     )
+
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    return None if value is None else tuple(map(str, _items(value)))
 
 
 def _items(value: object) -> list[object]:

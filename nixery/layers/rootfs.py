@@ -141,6 +141,17 @@ class RootTree:
                 digest.update(b"%d:%b" % (len(value), value))
         return digest.hexdigest()
 
+    def programs(self) -> tuple[str, ...]:
+        """Return the names of the programs in ``/bin``, sorted."""
+        names = (
+            entry.path.removeprefix(b"bin/")
+            for entry in self.entries
+            if entry.kind != "directory" and entry.path.startswith(b"bin/")
+        )
+        return tuple(
+            sorted(name.decode("utf-8", "backslashreplace") for name in names if b"/" not in name)
+        )
+
     def describe(self) -> Iterator[str]:
         """Yield a sentence on each entry of the packages that is not in the root."""
         for omission in self.omissions:

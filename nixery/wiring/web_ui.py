@@ -113,7 +113,14 @@ def make_web_ui(
             builds = BuildPages(tracker, reactor, pages, visibility=visibility)
         if config.ui.show_images:
             system = config.sources.system
-            images = ImagePages(catalog, pages, cpu, visibility, system=system)
+            images = ImagePages(
+                catalog,
+                pages,
+                cpu,
+                visibility,
+                system=system,
+                builds=tracker if config.ui.show_builds else None,
+            )
             comparison = ComparisonPage(
                 catalog,
                 comparer,

@@ -43,6 +43,7 @@ class BoxTests(BrowserCase):
 
         self.visit(demo_registry(), "/images/shell/hello:latest")
         page.wait("#packages-table [data-package=hello]")
+        page.wait("#programs summary", "in /bin")
         page.wait("[data-client=podman][open]")
         pinned = shlex.split(page.text("#podman-digest"))
         self.assertEqual(["podman", "pull", "--tls-verify=false"], pinned[:3])

@@ -142,6 +142,29 @@ class ImageTests(BrowserCase):
             page.wait("#removed [data-package=known]")
         self.assertEqual([], page.find_all("#updated, #rebuilt, #added"))
 
+    def test_layers_are_sorted_and_found_with_scripts_and_without(self) -> None:
+        """Layers are listed by size, and found by a path in them, by scripts and by links."""
+        page = self.browser
+
+        def check() -> None:
+            page.click("#layers-sort option[value=size]")
+            page.type("#layers-q", "part134")
+            page.click("#layers-form button")
+            page.wait("#layers-found", "1 of ")
+            self.assertEqual(1, len(page.find_all("#layers-list details")))
+            self.assertIn("sort=size", page.driver.current_url)
+
+        self.open_image()
+        page.run("window.untouched = true")
+        check()
+        self.assertTrue(page.run("return window.untouched"))
+        page.wait("#served time[title$=UTC]", " ")
+        page.wait("#facts", "none in /bin")
+        with page.without_scripts():
+            self.visit(watched_registry(), "/images/estate:latest")
+            self.assertIn("UTC", page.text("#served"))
+            check()
+
     def test_command_that_pulls_by_digest_names_what_is_served(self) -> None:
         """The command that pulls by digest names what is served."""
         registry = watched_registry().registry
@@ -160,9 +183,14 @@ class ImageTests(BrowserCase):
 
     def test_search_term_in_the_url_is_shown_as_text(self) -> None:
         """A search term in the URL is shown as text."""
-        for path in ("/images?q=", "/images/estate:latest?why=", "/images/estate:latest/paths?q="):
+        for path, field_id in (
+            ("/images?q=", "images-q"),
+            ("/images/estate:latest?why=", "why-q"),
+            ("/images/estate:latest?layers=", "layers-q"),
+            ("/images/estate:latest/paths?q=", "paths-q"),
+        ):
             self.visit(watched_registry(), f"{path}%22%3E%3Cimg%20src=x%20onerror=alert(1)%3E")
-            field = self.browser.wait("main input[type=search]")
+            field = self.browser.wait(f"#{field_id}")
             self.assertEqual('"><img src=x onerror=alert(1)>', field.get_attribute("value"))
             self.assertEqual([], self.browser.find_all("main img[src=x]"))
 

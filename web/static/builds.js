@@ -1,6 +1,6 @@
 // The list of builds, live.
 
-import { duration, element } from "./text.js";
+import { duration, element, relative } from "./text.js";
 
 const body = document.querySelector("#builds tbody");
 const empty = document.getElementById("no-builds");
@@ -28,7 +28,8 @@ function filled(build) {
     name,
     element("td", { class: "quiet roomy" }, running ? build.doing : build.system),
     element("td", { class: "number" }, duration(build.elapsed)),
-    element("td", { class: "quiet roomy" }, element("time", { datetime: build.begun }, begun)));
+    element("td", { class: "quiet roomy" }, element("time", { datetime: build.begun }, `${begun} UTC`)));
+  relative(row.querySelector("time"));
   if (running) row.seen = { elapsed: build.elapsed, at: performance.now() };
   return row;
 }

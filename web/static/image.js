@@ -2,6 +2,7 @@
 // path; here it is drawn, moved, searched, and asked why a path is there.  Everything the
 // picture tells is also said in text beside it, and can be reached without a pointer.
 
+import "./layers.js";
 import { announce, element, shown, size } from "./text.js";
 
 const graph = document.getElementById("graph");

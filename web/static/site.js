@@ -3,12 +3,16 @@
 // stay hidden.
 
 import "./commands.js";
-import { announce, reachable } from "./text.js";
+import { announce, reachable, relative } from "./text.js";
 
 for (const code of document.querySelectorAll(".command code")) {
   const text = reachable(code.textContent);
   if (text !== code.textContent) code.textContent = text;
 }
+
+const ages = () => document.querySelectorAll("time[datetime]").forEach(relative);
+ages();
+setInterval(ages, 30_000);
 
 for (const button of document.querySelectorAll("button[data-copy]")) {
   button.hidden = false;

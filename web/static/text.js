@@ -56,6 +56,18 @@ export function duration(seconds) {
   return `${Math.floor(whole / 3600)} h ${pad(Math.floor((whole % 3600) / 60))} min`;
 }
 
+const SPANS = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60]];
+
+// How long ago a time was; the exact one is in the element's title.
+export function relative(time) {
+  const seconds = Math.round((Date.now() - Date.parse(time.dateTime)) / 1000);
+  if (!Number.isFinite(seconds)) return;
+  time.title ||= time.textContent.includes("UTC") ? time.textContent : `${time.textContent} UTC`;
+  const [unit, length] = SPANS.find(([, each]) => Math.abs(seconds) >= each) ?? ["second", 1];
+  const format = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+  time.textContent = Math.abs(seconds) < 10 ? "just now" : format.format(-Math.trunc(seconds / length), unit);
+}
+
 // Puts the host that the browser has used in the place of the registry's own address, where its
 // operator has not configured one: commands are for the machine that shows them.  Where the browser
 // has come by HTTPS, clients need not be told that there is no TLS.

@@ -29,6 +29,7 @@ from nixery.artifacts.attachment import Attachment
 from nixery.artifacts.document import CYCLONEDX, IN_TOTO, SPDX
 from nixery.http.responses import PLAIN_TEXT, answer_with, client_disconnected, set_headers
 from nixery.http.ui.client_commands import guess_program
+from nixery.http.ui.image_facts import KeptBuilds, find_facts, program_of
 from nixery.http.ui.image_views import (
     SORTS,
     PathQuery,
@@ -38,10 +39,10 @@ from nixery.http.ui.image_views import (
     paths_view,
     place,
 )
+from nixery.http.ui.layer_list import LAYER_SORTS, LayerQuery
 from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
 from nixery.http.ui.query import argument, number
 from nixery.http.visibility import VisibilityRules
-from nixery.image.closure import package_name
 from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Manifest
 from nixery.image.names import Digest, ImageName, Tag, meta_packages_first, parse_image_name
@@ -102,6 +103,7 @@ class ImagePages:
     :param workers: the pool in which their data is prepared.
     :param visibility: decides which images a client may see.
     :param system: the Nix system of images whose names choose none.
+    :param builds: supplies the builds that made them; ``None``: builds are not shown.
     """
 
     def __init__(
@@ -112,12 +114,14 @@ class ImagePages:
         visibility: VisibilityRules,
         *,
         system: str,
+        builds: KeptBuilds | None = None,
     ) -> None:
         self._catalog = catalog
         self._pages = pages
         self._workers = workers
         self._visibility = visibility
         self._system = system
+        self._builds = builds
 
     async def to_latest(self, request: Request, repository: str) -> bytes:
         """Redirect an image without a tag to the tag ``latest``, as clients of registries do."""
@@ -261,8 +265,22 @@ class ImagePages:
             ]
             for layer in page_data.report.layers
         }
+        sort = argument(request, b"sort")
+        layer_query = LayerQuery(
+            text=argument(request, b"layers")[:200],
+            sort=sort if sort in LAYER_SORTS else next(iter(LAYER_SORTS)),
+        )
+        facts = await find_facts(
+            self._catalog, self._builds, self._visibility, request, label, frozenset(own)
+        )
         view = await self._workers.run(
-            image_view, label, page_data, visible, argument(request, b"why"), documents
+            image_view,
+            label,
+            page_data,
+            visible,
+            argument(request, b"why"),
+            documents,
+            layer_query,
         )
         if client_disconnected(request):
             return None
@@ -271,28 +289,28 @@ class ImagePages:
             data["earlier"] = [
                 {"digest": each.digest, "served": each.first_served} for each in earlier
             ]
+            data["served"] = facts.first_served
+            data["build"] = facts.build
+            data["other_tags"] = facts.other_tags
             if index is not None:
                 data["index"] = index_data(name, tag, index)
             return _send_json(request, data)
         named_index = index if name.platforms else None
         digest = page_data.report.digest
-        pnames = {
-            asked: package_name(each.name)
-            for each in page_data.report.packages
-            for asked in each.requested
-        }
         clients = self._pages.commands_for(
             name.repository,
             tag=tag,
             digest=digest if named_index is None else named_index.manifests[0].digest,
             systems=() if named_index is None else tuple(named_index.images),
-            program=guess_program(name.repository, pnames),
+            program=program_of(name.repository, page_data.report),
         )
         return await self._pages.answer_later(
             request,
             "image.html",
             200,
             clients=clients,
+            facts=facts,
+            layer_sorts=LAYER_SORTS,
             repository=name.repository,
             tag=tag,
             base=place(label),

@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from attrs import frozen
+from attrs import asdict, frozen
 from markupsafe import Markup
 
 from nixery.http.ui.formatting import escape_invisible
+from nixery.http.ui.layer_list import LayerQuery, select_layers
 from nixery.image.image_index import ImageIndex, platform_label
 from nixery.image.names import Digest, ImageName, Tag
+from nixery.inspection.container_settings import ContainerSettings
 from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData
 from nixery.inspection.reference_chains import chain_to, find_chains, find_paths
@@ -95,6 +97,7 @@ class ImageView:
     """
     The data of the page of an image.
 
+    :param listed: the layers that are listed, in this order.
     :param picture: its layers as SVG.
     :param question: the text that was searched for.
     :param answers: the chain to each path that was found.
@@ -111,6 +114,9 @@ class ImageView:
     report: ImageReport
     known: bool
     layers: tuple[LayerView, ...]
+    layer_query: LayerQuery
+    listed: tuple[LayerView, ...]
+    container: ContainerSettings | None
     picture: Markup
     licenses: tuple[tuple[str, int], ...]
     unlicensed: int | None
@@ -128,6 +134,7 @@ def image_view(
     holders: Mapping[Digest, Sequence[ImageEntry]],
     question: str,
     documents: Sequence[str] = (),
+    layer_query: LayerQuery | None = None,
 ) -> ImageView:
     """
     Prepare the data of the page of an image.
@@ -136,6 +143,7 @@ def image_view(
     :param holders: the images that have each layer, as far as the client may see them.
     :param question: a part of the name of a path; empty: no search.
     :param documents: the names of the documents about the image.
+    :param layer_query: selects the layers that are listed; ``None``: all.
     """
     report = page_data.report
     layers = tuple(
@@ -154,12 +162,21 @@ def image_view(
         )
         for layer in layers
     ]
+    layer_query = layer_query or LayerQuery()
     question = question.strip()[:MAX_SEARCH_CHARACTERS]
     finding = find_chains(report, page_data.predecessors, question)
     return ImageView(
         report=report,
         known=page_data.has_report,
         layers=layers,
+        layer_query=layer_query,
+        listed=tuple(
+            layers[index]
+            for index in select_layers(
+                report, [layer.shared_count for layer in layers], layer_query
+            )
+        ),
+        container=page_data.container,
         # draw_svg() escapes all text.
         picture=Markup(draw_svg(label, drawn, anchor="layer-", styled=False)),  # noqa: S704
         licenses=_licenses(report),
@@ -265,6 +282,8 @@ def image_data(repository: str, tag: str, view: ImageView) -> dict[str, object]:
             for each in report.packages
         ],
         "paths": len(report.paths) + report.omitted_paths,
+        "programs": report.programs,
+        "container": None if view.container is None else asdict(view.container),
         "notes": report.notes,
         "licenses": None if view.unlicensed is None else dict(view.licenses),
         "paths_without_license": view.unlicensed,

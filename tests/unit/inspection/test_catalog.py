@@ -71,6 +71,9 @@ class ImageCatalogTests(BuilderCase):
         page_data = self.page_data("git")
         assert page_data is not None
         self.assertTrue(page_data.has_report)
+        assert page_data.container is not None
+        self.assertEqual("root", page_data.container.user)
+        self.assertIn("/bin", page_data.container.environment[0])
         report = page_data.report
         self.assertEqual(["cacert", "git"], [each.attribute for each in report.packages])
         self.assertEqual(

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.image.declarations import License
-from nixery.inspection.report import MAX_NOTES, ImageReport, ReportedLicense, make_report
+from nixery.inspection.report import (
+    MAX_NOTES,
+    MAX_PROGRAMS,
+    ImageReport,
+    ReportedLicense,
+    make_report,
+)
 from nixery.inspection.report_file import VERSION, decode_report, encode_report
 from tests.support.inspection import made_of, reports
 from tests.support.strategies import graph_of
@@ -96,6 +102,16 @@ class StoringTests(SynchronousTestCase):
         self.assertEqual(
             evolve(report, licenses=None), decode_report(zlib.compress(json.dumps(old).encode()))
         )
+
+    def test_report_of_before_there_were_programs_is_read(self) -> None:
+        """A report of before programs were written down says so; a new one has some of them."""
+        names = tuple(f"program{number:04}" for number in range(MAX_PROGRAMS + 3))
+        report = make_report(evolve(made_of(graph_of({"a": 1}, {})), programs=names))
+        self.assertEqual((names[:MAX_PROGRAMS], 3), (report.programs, report.omitted_programs))
+        self.assertEqual(report, decode_report(encode_report(report)))
+        old = json.loads(zlib.decompress(encode_report(report)))
+        del old["programs"], old["more_programs"]
+        self.assertIsNone(decode_report(zlib.compress(json.dumps(old).encode())).programs)
 
     def test_number_of_notes_is_limited(self) -> None:
         """A report keeps some hundred notes, and the number of the others."""

@@ -90,6 +90,15 @@ class RootTestCase(SynchronousTestCase):
 class MergeTests(RootTestCase):
     """The packages' trees are laid over each other."""
 
+    def test_programs_are_the_entries_of_bin(self) -> None:
+        """Programs are named by the entries of ``/bin``, without what is below its directories."""
+        root = self.plan(
+            git={b"bin": {b"git": File(executable=True), b"\xff": File(), b"d": {b"e": File()}}},
+            htop={b"bin": {b"htop": File(executable=True)}, b"sbin": {b"other": File()}},
+        )
+        self.assertEqual({"git", "htop", "\\xff"}, set(root.programs()) - {"d"})
+        self.assertEqual(sorted(root.programs()), [*root.programs()])
+
     def test_directories_are_real_all_the_way_down_everything_else_is_a_link(self) -> None:
         """Directories are real all the way down, everything else is a link."""
         root = self.plan(

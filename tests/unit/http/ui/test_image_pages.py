@@ -20,6 +20,7 @@ from nixery.http.ui.image_pages import DOCUMENTS, IMAGES_AT_ONCE, ImagePages
 from nixery.image.image_index import ImageIndex, build_index
 from nixery.image.manifests import Image, Manifest
 from nixery.image.names import Digest, ImageName, PackageRequest, Tag, parse_image_name
+from nixery.inspection.container_settings import ContainerSettings
 from nixery.inspection.image_list import EarlierImage, ImageEntry
 from nixery.inspection.page_data import PageData, make_page_data, summary_page_data
 from nixery.inspection.report import ImageReport, ReportedLicense
@@ -302,6 +303,88 @@ class ImageTests(PagesCase):
         self.assertEqual(
             "/images/shell/git:latest/graph.json", tags.attribute("graph", "data-source")
         )
+
+    def test_first_screen_tells_how_the_image_can_be_used(self) -> None:
+        """The page tells programs, environment, user and directory, its time and other tags."""
+        page_data = make_page_data(
+            encode_report(evolve(self.report, programs=("git", HOSTILE), omitted_programs=2))
+        )
+        container = ContainerSettings(
+            environment=("PATH=/bin", f"X={HOSTILE}"),
+            user="root",
+            working_directory="/",
+            command=("/bin/bash",),
+        )
+        page_data = evolve(page_data, container=container)
+        self.library.page_data_of["shell/git", "latest"] = page_data
+        self.library.images.append(listed("shell/git", self.report, tag="stable"))
+        page = self.page("/images/shell/git:latest")
+        for words in (
+            "<code>/bin/bash</code>, unless you name a program, as root in <code>/</code>",
+            "<code>PATH=/bin</code>",
+            "4 in <code>/bin</code>",
+            "<code>git</code>",
+            '<a href="/images/shell/git:stable">stable</a>',
+            '<time datetime="2023-11-14T22:13:20+00:00">2023-11-14 22:13:20 UTC</time>',
+        ):
+            self.assertIn(words, page)
+        self.assertNotIn("<script>alert", page)
+        value = json.loads(self.ask("/images/shell/git:latest", ("Accept", "*/*")).body)
+        self.assertEqual(["git", HOSTILE], value["programs"])
+        self.assertEqual("root", value["container"]["user"])
+        self.assertEqual(["shell/git:stable"], value["other_tags"])
+        self.assertIsNone(value["build"])
+
+    def test_image_of_an_older_version_tells_nothing_of_programs(self) -> None:
+        """Nothing is said of programs and settings that are not known."""
+        self.add("old", evolve(self.report, digest=digest("old"), programs=None))
+        page = self.page("/images/old:latest")
+        self.assertNotIn("Programs", page)
+        self.assertNotIn("Environment", page)
+
+    def test_command_runs_a_program_that_is_there(self) -> None:
+        """The program to run is called as the package, or is the only one."""
+        for programs, words in (
+            (("git", "gitk"), " git"),
+            (("g",), " g"),
+            (("g", "h"), ""),
+            (None, " git"),
+        ):
+            report = evolve(self.report, digest=digest(str(programs)), programs=programs)
+            self.add("git", report)
+            run = f"docker run --rm -it reg.example:8080/git:latest{words}</code>"
+            self.assertIn(run, self.page("/images/git:latest"))
+
+    def layers(self, query: str) -> list[str]:
+        tags = Tags(self.page(f"/images/shell/git:latest?{query}"))
+        return [
+            str(each["id"]).removeprefix("layer-")
+            for _, each in tags.found
+            if str(each.get("class")).startswith("layer card")
+        ]
+
+    def test_layers_are_listed_as_the_query_asks_for(self) -> None:
+        """Layers are sorted by position, size or sharing, and found by the paths in them."""
+        numbers = range(1, len(self.report.layers) + 1)
+        sizes = [layer.size for layer in self.report.layers]
+        topmost = [str(number) for number in reversed(numbers)]
+        self.assertEqual(topmost, self.layers(""))
+        self.assertEqual(topmost, self.layers("sort=__class__"))
+        by_size = sorted(numbers, key=lambda number: (-sizes[number - 1], -number))
+        self.assertNotEqual(topmost, [*map(str, by_size)])
+        self.assertEqual([*map(str, by_size)], self.layers("sort=size"))
+        other = report_of({"glibc-2.38": 30_000_000, "hello": 5_000_000}, {"hello": ["glibc-2.38"]})
+        self.add("hello", evolve(other, digest=digest("other")))
+        shared = next(
+            number
+            for number in numbers
+            if self.report.layers[number - 1].digest in {each.digest for each in other.layers}
+        )
+        self.assertIn(str(shared), self.layers("sort=sharing")[:2])
+        [holder] = self.layers("layers=GLIBC")
+        held = self.report.layers[int(holder) - 1].paths
+        self.assertIn("glibc-2.38", [self.report.paths[each].name for each in held])
+        self.assertEqual([], self.layers("layers=%22%3E%3Cscript%3Ealert(1)"))
 
     def test_chain_from_what_was_asked_for_is_shown_by_the_server(self) -> None:
         """The chain from what was asked for is shown by the server."""
