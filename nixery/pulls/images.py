@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from attrs import define, field
 from cachetools import LRUCache, TTLCache
@@ -44,6 +45,7 @@ from nixery.image.packages import Evaluation
 from nixery.limits.build_quota import current_client
 from nixery.limits.errors import BuildsExceeded
 from nixery.observability.context import BuildStats, LookupCounts, current_build_stats
+from nixery.pulls.incomplete_indexes import IncompleteIndexes
 from nixery.pulls.tag_recorder import TagRecorder
 from nixery.pulls.tag_records import SERVED, tag_record_key, tag_record_prefix
 from nixery.runtime.deferreds import TimedOut, with_timeout
@@ -98,8 +100,8 @@ class ImageService:
 
     # By request key, the keys of the images of observed versions.
     _observed_keys: MutableMapping[str, str] = field(init=False)
-    # By request key, the keys of indexes that lack platforms, which are tried again after a while.
-    _incomplete_keys: MutableMapping[str, str] = field(init=False)
+    # By the request keys of sources whose version is known, and by index keys of the others.
+    _incomplete: IncompleteIndexes = field(init=False)
     _evaluations: MutableMapping[str, Evaluation | IndexEvaluation] = field(init=False)
     _head_evaluations: MutableMapping[str, Evaluation | IndexEvaluation] = field(init=False)
     _maker: ImageMaker = field(init=False)
@@ -116,7 +118,9 @@ class ImageService:
     def __attrs_post_init__(self) -> None:
         self._maker = ImageMaker(builder=self.builder, skips_missing=self.skips_missing_platforms)
         self._observed_keys = LRUCache(4096)
-        self._incomplete_keys = TTLCache(1024, self.builder.failure_cache_ttl, timer=self.seconds)
+        self._incomplete = IncompleteIndexes(
+            clock=self.builder.pipeline.clock, interval=self.builder.failure_cache_ttl
+        )
         self._evaluations = TTLCache(1024, self.evaluation_ttl, timer=self.seconds)
         self._head_evaluations = TTLCache(1024, HEAD_CACHE_SECONDS, timer=self.seconds)
         self._stale_since = LRUCache(4096)
@@ -178,18 +182,25 @@ class ImageService:
     # -- pinned revisions -----------------------------------------------------------
 
     async def _get_pinned(self, request: ImageRequest, tag: Tag) -> Image:
-        key = self._incomplete_keys.get(request.key, request.key)
-        known = await self._get_known(request, tag, key)
-        if known is not None:
-            return known
+        if request.key not in self._incomplete:
+            known = await self._get_known(request, tag, request.key)
+            if known is not None:
+                return known
 
         async def make(build: Build) -> Image:
             evaluation = await self._maker.evaluate(request, build)
             made = await self._maker.build(request, evaluation, build)
             if made.is_complete:
                 await self.image_cache.add(request.key, made.image)
-            return await self._record_made(request, tag, made, request.key)
+            return await self._record_made(request, tag, made, request.key, request.key)
 
+        incomplete = await self._incomplete.answer(
+            request.key,
+            partial(self._get_known, request, tag),
+            lambda: self._join_job(request, tag, make),
+        )
+        if incomplete is not None:
+            return incomplete
         stale = await self._get_stale(request, tag)
         job = Deferred.fromCoroutine(self._join_job(request, tag, make))
         if stale is None:
@@ -222,7 +233,7 @@ class ImageService:
 
     async def _get_observed(self, request: ImageRequest, tag: Tag) -> Image:
         self._was_observed = True
-        key = self._observed_keys.get(request.key) or self._incomplete_keys.get(request.key)
+        key = self._observed_keys.get(request.key)
         if key is not None:
             self.evaluation_lookups.memory += 1
             known = await self._get_known(request, tag, key)
@@ -234,8 +245,16 @@ class ImageService:
             made = await self._maker.build(evaluated, evaluation, build)
             if evaluated.revision.is_fixed and made.is_complete:
                 self._observed_keys[evaluated.key] = made.key
-            return await self._record_made(evaluated, tag, made, made.key)
+            return await self._record_made(evaluated, tag, made, made.key, evaluated.key)
 
+        incomplete = await self._incomplete.answer(
+            request.key,
+            partial(self._get_known, request, tag),
+            lambda: self._join_job(request, tag, make),
+        )
+        if incomplete is not None:
+            self.evaluation_lookups.memory += 1
+            return incomplete
         return await self._join_job(request, tag, make)
 
     async def _evaluate_unchanged(
@@ -280,10 +299,20 @@ class ImageService:
             evaluation = await self._maker.evaluate(request, build)
             if self.evaluation_ttl > 0:
                 self._evaluations[request.key] = evaluation
-            made = await self._maker.build(request, evaluation, build)
+            key = self._maker.key(request, evaluation)
+
+            async def make_evaluated(build: Build) -> Image:
+                made = await self._maker.build(request, evaluation, build)
+                return await self._record_made(request, tag, made, made.key, key)
+
+            image = await self._incomplete.answer(
+                key,
+                partial(self._get_known, request, tag),
+                lambda: self._join_job(request, tag, make_evaluated, key),
+            ) or await make_evaluated(build)
             if is_head:
                 self._head_evaluations[request.key] = evaluation
-            return await self._record_made(request, tag, made, made.key)
+            return image
 
         return await self._join_job(request, tag, make)
 
@@ -297,19 +326,26 @@ class ImageService:
         return image
 
     async def _join_job(
-        self, request: ImageRequest, tag: Tag, make: Callable[[Build], Awaitable[Image]]
+        self,
+        request: ImageRequest,
+        tag: Tag,
+        make: Callable[[Build], Awaitable[Image]],
+        key: str | None = None,
     ) -> Image:
         """
         Return the image of a job, begun for this client or for an earlier one.
 
+        :param key: identifies the job among those of the tag, if its packages were evaluated
+            before; by default, the request does.
         :raises BuildsExceeded: the client has used up its build quota.
         """
         request = self.builder.split(request)
+        evaluation = self.builder.last_evaluation(request) if key is None else 0
         while True:
             try:
                 with self.builder.demand.asking(*request.keys):
                     return await self._jobs.run(
-                        (request.key, tag, self.builder.last_evaluation(request)),
+                        (key or request.key, tag, evaluation),
                         lambda: self._tracked(request, tag, make),
                     )
             except BuildsExceeded as error:
@@ -344,14 +380,18 @@ class ImageService:
         return image
 
     async def _record_made(
-        self, request: ImageRequest, tag: Tag, made: MadeImage, key: str
+        self, request: ImageRequest, tag: Tag, made: MadeImage, key: str, asked: str
     ) -> Image:
         """
         Record an image that was made as the current one of a tag, and return it.
 
         :param key: the key of its record, if it lacks no platform.
+        :param asked: the key of what was asked for, in ``_incomplete``.
         """
-        if not made.is_complete:
-            key = self._incomplete_keys[request.key] = made.key
+        if made.is_complete:
+            self._incomplete.discard(asked)
+        else:
+            key = made.key
+            self._incomplete.record(asked, key)
         await self.recorder.record(request.name, tag, key, made.image)
         return made.image

@@ -22,6 +22,7 @@ from nixery.nix.interface import Realisation
 from nixery.nix.progress import Progress
 from nixery.process.errors import CommandOutput
 from nixery.pulls.images import ImageService
+from nixery.pulls.incomplete_indexes import ATTEMPT_WAIT_SECONDS
 from nixery.pulls.repository_blobs import RepositoryBlobs
 from nixery.sources.source import PackageSet, Revision
 from nixery.storage.errors import StorageFull
@@ -55,10 +56,12 @@ class SystemsNix(FakeNix):
 
     :param refusals: the errors that evaluations fail with, by system.
     :param failures: the errors that builds fail with, by system.
+    :param gates: hold up builds, by system.
     """
 
     refusals: dict[str, NixeryError] = field(factory=dict)
     failures: dict[str, NixeryError] = field(factory=dict)
+    gates: dict[str, Deferred[None]] = field(factory=dict)
 
     async def evaluate(
         self, package_set: PackageSet, system: str, requests: Sequence[PackageRequest]
@@ -75,6 +78,9 @@ class SystemsNix(FakeNix):
         )
 
     async def realise(self, packages: Sequence[Package], progress: Progress) -> Realisation:
+        for system, gate in self.gates.items():
+            if any(package.derivation.endswith(system) for package in packages):
+                await gate
         for system, error in self.failures.items():
             if any(package.derivation.endswith(system) for package in packages):
                 self.realisations.append(tuple(package.attribute for package in packages))
@@ -351,6 +357,58 @@ class SkippedPlatformTests(IndexCase):
         self.clock.advance(2)
         del self.systems.failures[ARM64]
         self.assertEqual(list(self.index().images), [AMD64, ARM64])
+
+    def hold_builds(self, system: str) -> Deferred[None]:
+        """Hold the builds of a system up from now on."""
+        gate: Deferred[None] = Deferred()
+        self.systems.gates[system] = gate
+        return gate
+
+    def assert_slow_failure_delays_nobody(self) -> None:
+        """While a platform is tried again for long, the index without it is served."""
+        self.systems.failures[ARM64] = FAILURE
+        first = self.index()
+        self.clock.advance(61)
+        gate = self.hold_builds(ARM64)
+        begins = self.request("hello")
+        self.assertNoResult(begins)
+        self.assertEqual(self.index(), first)
+        self.clock.advance(ATTEMPT_WAIT_SECONDS)
+        self.assertEqual(self.successResultOf(begins), first)
+        self.assertEqual(self.tracker.active_names(), ("hello",))
+        # The attempt lasts longer than a failure is remembered: it is joined, not begun again.
+        self.clock.advance(61)
+        joins = self.request("hello")
+        self.clock.advance(ATTEMPT_WAIT_SECONDS)
+        self.assertEqual(self.successResultOf(joins), first)
+        self.assertEqual(self.tracker.active_names(), ("hello",))
+        attempts = len(self.nix.realisations)
+        del self.systems.failures[ARM64]
+        gate.callback(None)
+        self.assertEqual(list(self.index().images), [AMD64, ARM64])
+        self.assertEqual(len(self.nix.realisations), attempts + 1)
+
+    def test_a_platform_that_fails_slowly(self) -> None:
+        """A platform that takes long to fail does not hold up the clients of the others."""
+        self.assert_slow_failure_delays_nobody()
+
+    def test_a_platform_of_an_observed_source_that_fails_slowly(self) -> None:
+        """The same holds for a source whose changes are observed."""
+        self.sources.revisions["latest"] = evolve(self.commit("one"), pinned=False, version="1")
+        self.assert_slow_failure_delays_nobody()
+
+    def test_a_platform_of_a_source_that_may_change_unseen_and_fails_slowly(self) -> None:
+        """The same holds for a source that every pull evaluates."""
+        self.sources.revisions["latest"] = evolve(self.commit("one"), pinned=False)
+        self.assert_slow_failure_delays_nobody()
+
+    def test_an_attempt_that_is_refused(self) -> None:
+        """What is known is served to a client that may not begin the next attempt."""
+        self.systems.failures[ARM64] = NO_BUILDER
+        first = self.index()
+        self.clock.advance(61)
+        self.builder.build_quota = BuildQuota(max_concurrent=0)
+        self.assertEqual(self.successResultOf(self.by("alice", "hello")), first)
 
     def test_the_configured_platform(self) -> None:
         """The configured system is left out like any other."""
