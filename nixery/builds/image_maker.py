@@ -2,8 +2,8 @@
 Make what a request asks for: the image of one system, or an index of the images of several.
 
 The platforms of an index are evaluated and built beside each other, each as it would be alone: one
-that was built before, or is being built for another client, is not built again.  A platform that
-cannot be had is left out, or is the failure of the whole, as the configuration says.  Nothing else
+that was built before, or is being built for another client, is not built again.  A platform that is
+not available is left out, or is the failure of the whole, as the configuration says.  Nothing else
 is left out: a full disk, a quota and a time-out are about this registry and not about a platform.
 """
 
@@ -33,13 +33,13 @@ from nixery.storage.errors import BlobsMissing
 __all__ = ["IndexEvaluation", "ImageMaker", "MadeImage"]
 
 MISSING_PLATFORM = (PackagesRefused, EvaluationFailed, WrongSystem, BuildFailed)
-"""Failures by which a platform cannot be had."""
+"""Failures by which a platform is missing."""
 
 MAX_PUBLICATIONS = 3
 """The most times that an index is published because images of it were removed meanwhile."""
 
 Part: TypeAlias = Evaluation | Image | NixeryError
-"""The packages of a platform, its image if that is known already, or why it cannot be had."""
+"""The packages of a platform, its image if that is known already, or why it is missing."""
 
 
 @frozen(kw_only=True)
@@ -72,7 +72,7 @@ class ImageMaker:
     Makes images and indexes.
 
     :param builder: makes the images.
-    :param skips_missing: whether a platform that cannot be had is left out of an index.
+    :param skips_missing: whether a platform that is not available is left out of an index.
     """
 
     builder: Builder

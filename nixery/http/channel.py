@@ -29,7 +29,7 @@ __all__ = ["MAX_BODY", "RegistryChannel"]
 MAX_BODY = 1 << 20
 """
 The largest request body that is read, in bytes; it is discarded.  Nothing can be pushed
-here, and a client that tries is told so in the response to its first request.
+here: a client that tries gets an error as the response to its first request.
 """
 
 MAX_HEADERS = 100

@@ -1,7 +1,7 @@
 """
 Serve ``/healthz`` and ``/readyz`` to monitors and load balancers.
 
-The daemon is healthy if it answers at all: a fault that a restart would not mend must not
+The daemon is healthy if it answers at all: a fault that a restart does not fix must not
 cause one.  It is ready if it can build and serve images, that is, if its dependencies can
 be used too.  Faults are listed, a line each.
 """

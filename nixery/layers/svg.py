@@ -160,7 +160,7 @@ def draw_text(
     largest = max((layer.size for layer in layers), default=0)
     lines = [f"{_replace_illegal(image)}: {_summary(layers)}"]
     if layers:
-        lines += ["", "  no  download  unpacked  # also in other images, - in this one alone"]
+        lines += ["", "  no  download  unpacked  # also in other images, - only in this image"]
     for number, layer in enumerate(layers, start=1):
         bar_length = round(_BAR * layer.size / largest) if largest else 0
         bar = ("#" if layer.shared_with else "-") * bar_length
@@ -225,7 +225,7 @@ def _rectangle(
 def _legend() -> Iterator[str]:
     for x, kind, text in (
         (WIDTH - 270, "shared", "also in other images"),
-        (WIDTH - 110, "own", "in this one alone"),
+        (WIDTH - 110, "own", "only in this image"),
     ):
         yield f'<g class="{kind}"><rect x="{x}" y="26" width="12" height="12"/></g>'
         yield f'<text x="{x + 18}" y="36" font-size="11">{text}</text>'

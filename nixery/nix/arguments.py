@@ -105,7 +105,7 @@ FETCH_TIMEOUT_SECONDS = 1800.0
 SOURCE_RETENTION_SECONDS = 14 * 86400.0
 """
 Seconds for which an unused commit stays in the store: a channel moves on every few days, and
-whoever has pinned a tag pulls it again within two weeks, or can wait for a download.
+a client with a pinned tag pulls it again within two weeks, or can wait for a download.
 """
 
 

@@ -82,7 +82,7 @@ class ImageService:
         change unseen; 0: every pull evaluates again.
     :param stale_while_revalidate: the seconds for which the image of the old revision is served
         while the one of a new revision is being made; 0: not at all.
-    :param skips_missing_platforms: whether an index lacks the platforms that cannot be had; if not,
+    :param skips_missing_platforms: whether an index lacks the platforms that are missing; if not,
         there is no index without them.
     """
 

@@ -5,7 +5,7 @@ Read file system events from the kernel: inotify(7).
 event that says that others were lost, stops altogether when a watched directory is deleted, and
 raises errors that do not tell a missing file from a limit of the system.
 
-An event is queued before the system call that caused it returns, so whoever reads the queue has
+An event is queued before the system call that caused it returns, so a reader of the queue has
 all changes that ended before.
 """
 

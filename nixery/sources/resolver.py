@@ -142,7 +142,7 @@ class Resolver:
             await self._workers.run(_real_path, path, _ENTRY)
         if self._settings.tag_policy.any_commit:
             self._log.warn(
-                "allow_any_commit is on: whoever may pull may also have any code built, for"
+                "allow_any_commit is on: users who may pull can have any code built, because"
                 " hosts serve commits of anybody's forks as if they were the repository's own."
             )
         if self._watch is not None:

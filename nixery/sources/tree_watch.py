@@ -49,7 +49,7 @@ from nixery.sources.tree_scan import Interrupted, Placement, Unwatchable, scan
 __all__ = ["TreeWatch"]
 
 RETRY_SECONDS = 60.0
-"""Seconds after which watches that cannot be placed are tried again, when somebody asks."""
+"""Seconds after which watches that cannot be placed are tried again, at the next request."""
 
 MISSING_RETRY_SECONDS = 1.0
 """The same where a file was missing, as while a directory is replaced."""

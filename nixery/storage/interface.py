@@ -94,7 +94,8 @@ class BlobWriter(Protocol):
     """
     A blob that is being written and is not visible yet.
 
-    Exactly one of :meth:`commit`, :meth:`Storage.commit_many` and :meth:`abort` ends it.
+    Exactly one of :meth:`commit`, :meth:`Storage.commit_many` and :meth:`abort` has to be
+    called at the end.
     """
 
     def write(self, data: bytes, /) -> int:

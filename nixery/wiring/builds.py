@@ -41,7 +41,7 @@ bounds the time in it; beyond that, clients are told when to come back.
 FAILURE_CACHE_TTL_SECONDS = 60.0
 """
 Seconds for which a failure is the answer to the same pull: engines repeat one within seconds, and
-whoever has mended a package does not want to wait for longer.
+an operator who has fixed a package does not want to wait longer.
 """
 
 

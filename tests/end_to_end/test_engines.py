@@ -46,7 +46,7 @@ class EngineTests(Mixin):
         return image
 
     def refused(self, image: str, *words: str, status: int) -> None:
-        """Pull an image that cannot be had, and be told why."""
+        """Pull an image that is not available, and be told why."""
         finished = self.engine().pull(image)
         self.assertNotEqual(finished.status, 0, finished.describe())
         for word in (self.instead[status],) if self.instead else words:

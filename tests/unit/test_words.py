@@ -22,13 +22,12 @@ READ = (
     "web/static/*.js",
     "web/openapi.yaml",
     "nixery.service",
-    "nix/module.nix",
     "nix/systemd/**/*.*",
     "nix/kubernetes/*.yaml",
     "nix/container/Dockerfile",
-    "nixery/**/errors.py",
-    "nixery/config/**/*.py",
-    "nixery/cli/**/*.py",
+    "nixery/**/*.py",
+    "twisted/plugins/*.py",
+    "nix/*.nix",
 )
 """Files with texts that users read."""
 

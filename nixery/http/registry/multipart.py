@@ -3,7 +3,7 @@ Lay out the body of a response with several parts of a blob: ``multipart/byteran
 
 A partial pull asks for up to 1,024 ranges of a layer at once and counts the parts of the answer:
 each range is one part, in the order asked (RFC 9110, section 14.6).  The layout is known before
-anything is read, so that the length can be announced and any piece of the body can be made anew.
+anything is read, so that the length can be announced and any piece of the body can be made again.
 """
 
 from __future__ import annotations

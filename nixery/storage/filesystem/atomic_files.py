@@ -66,7 +66,7 @@ class TempFile:
     """
 
     def __init__(self, directory: str) -> None:
-        # Re-entrant, because publishing a temporary file ends it too.  It guards the
+        # Re-entrant, because publishing a temporary file closes it too.  It guards the
         # descriptor: once closed, its number may belong to any other file.
         self._lock = RLock()
         self._descriptor, self.path = _create_locked(directory)

@@ -185,7 +185,7 @@ class Inventory:
                 (self.files[each].used for each in image.manifests if each in self.files),
                 default=_NEVER,
             )
-        # Whoever pulls an index may pull the image of any platform next.
+        # A client that pulls an index may pull the image of any platform next.
         owners = {digest: image for image in images.values() for digest in image.manifests}
         for index in images.values():
             for image in (owners[digest] for digest in index.parts if digest in owners):
@@ -360,7 +360,7 @@ def _add_manifest(inventory: Inventory, digest: Digest) -> None:
         description = inventory.descriptions.get(digest)
         if description is not None and description[0] in INDEX_TYPES:
             parts = frozenset(index_manifests(body))
-            # An index of referrers is made anew when it is asked for, and keeps nothing.
+            # An index of referrers is made again at the next request, and keeps nothing.
             if not parts:
                 return
             inventory.indexes[digest] = parts

@@ -82,7 +82,7 @@ class RetryState:
     The tries of one operation, on one thread.
 
     :param operation: the operation, as a verb phrase.
-    :param stop: ends it, at the next chunk or pause.
+    :param stop: stops it, at the next chunk or pause.
     """
 
     def __init__(self, operation: str, retry_policy: RetryPolicy, stop: Event) -> None:

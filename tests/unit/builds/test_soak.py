@@ -57,7 +57,7 @@ class SoakTests(BuilderCase):
         self.assertEqual(held[1][2], set())
 
     def test_failures_leave_nothing_behind(self) -> None:
-        """So do images that cannot be had."""
+        """So do images that are not available."""
         held = []
         for _ in range(2):
             for number in range(IMAGES):

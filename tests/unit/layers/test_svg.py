@@ -128,7 +128,7 @@ class TextTests(SynchronousTestCase):
             """\
 git: 3 layers, 36.0 MB to download, 78.0 MB unpacked; 12.0 MB in 1 of them also in other images
 
-  no  download  unpacked  # also in other images, - in this one alone
+  no  download  unpacked  # also in other images, - only in this image
    1   12.0 MB   30.0 MB  ############              glibc-2.40
                           large enough for a layer of its own; also in shell, shell/htop
    2   24.0 MB   48.0 MB  ------------------------  git-2.47 + 2

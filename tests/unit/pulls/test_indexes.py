@@ -298,10 +298,10 @@ class IndexTests(IndexCase):
 
 
 class SkippedPlatformTests(IndexCase):
-    """Platforms that cannot be had, and are left out."""
+    """Platforms that are not available, and are left out."""
 
     def test_an_unsupported_package(self) -> None:
-        """A package that is not for a platform leaves it out, with the reason."""
+        """A package that are not for a platform leaves it out, with the reason."""
         self.systems.refusals[ARM64] = UNSUPPORTED
         index = self.index()
         self.assertEqual(list(index.images), [AMD64])
@@ -424,7 +424,7 @@ class SkippedPlatformTests(IndexCase):
         )
 
     def test_other_failures(self) -> None:
-        """A failure that is not about a platform is that of the pull."""
+        """A failure that are not about a platform is that of the pull."""
         full = StorageFull(operation="write", reason="no space left")
         for error in (TIMED_OUT, full):
             self.systems.failures[ARM64] = error
@@ -435,7 +435,7 @@ class SkippedPlatformTests(IndexCase):
 
 
 class FailingPlatformTests(IndexCase):
-    """Platforms that cannot be had, where the whole fails."""
+    """Platforms that are not available, where the whole fails."""
 
     skips = False
 
