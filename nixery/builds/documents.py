@@ -2,8 +2,8 @@
 Stores the documents about an image with it, and reads them.
 
 For each manifest of an image, a record names what is attached to it.  The first record wins: the
-provenance is a fact of the host that built first, and another
-host that builds the same image later, here or elsewhere, adopts the documents that clients may have seen already.
+provenance is a fact of the host that built first, and another host that builds the same image
+later, here or elsewhere, adopts the documents that clients may have seen already.
 """
 
 from __future__ import annotations
