@@ -22,7 +22,7 @@ from attrs import frozen
 from nixery.image.names import PackageRequest
 from nixery.nix.arguments import FLAKE_OPTIONS, NixSettings, building, json_text
 from nixery.sources.readable_paths import directory_of
-from nixery.sources.source import PackageSet
+from nixery.sources.source import PackageSet, Revision
 
 __all__ = [
     "Fetches",
@@ -88,6 +88,11 @@ class Lookup:
     package_set: PackageSet
     system: str
     fetches: Fetches = Fetches.FORBIDDEN
+
+    @property
+    def names_key(self) -> tuple[Revision, str]:
+        """The revision and the system, which determine the names that the package set has."""
+        return self.package_set.revision, self.system
 
 
 @cache

@@ -17,9 +17,10 @@ from nixery.image.errors import PackagesRefused
 from nixery.image.names import PackageRequest
 from nixery.image.packages import Evaluation
 from nixery.nix.arguments import NixSettings
+from nixery.nix.command_evaluator import MAX_EXPLAINED_NAMES
 from nixery.nix.context import NixContext
 from nixery.nix.errors import EvaluationFailed, EvaluationTimedOut, NixMisconfigured, NixUnusable
-from nixery.nix.evaluator import MAX_EXPLAINED_NAMES, Evaluator
+from nixery.nix.evaluator import Evaluator
 from nixery.process.errors import (
     CommandMissing,
     CommandOutput,
