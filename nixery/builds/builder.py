@@ -23,7 +23,7 @@ from twisted.logger import Logger
 
 from nixery.builds import cache_keys
 from nixery.builds.demand import Demand
-from nixery.builds.errors import ImageTimedOut
+from nixery.builds.errors import CachedFailure, ImageTimedOut
 from nixery.builds.image_cache import FailureCache
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.progress import Build
@@ -95,7 +95,7 @@ class Builder(Service):
     _build_jobs: SingleFlight[str, Image] = field(factory=SingleFlight, init=False)
     # By image key, the keys of the requests that its build was begun for, or that have joined.
     _build_requests: dict[str, list[str]] = field(factory=dict, init=False)
-    # By image key, the build that makes the image; builds of other names for it follow it.
+    # By image key, the build that makes the image; those of other names or tags follow it.
     _active_builds: dict[str, Build] = field(factory=dict, init=False)
     _evaluation_queue: FairQueue[str] = field(init=False)
     _build_queue: FairQueue[str] = field(init=False)
@@ -313,6 +313,7 @@ class Builder(Service):
                 image=request.name.repository,
                 missing=missing,
             )
+        progress.lead()
         self._active_builds[key] = progress
         try:
             with self._record_failures(request.name, "built", failure_key, self._log.error):
@@ -325,6 +326,12 @@ class Builder(Service):
                 )
         finally:
             del self._active_builds[key]
+
+    def retry_delay(self, error: BaseException) -> float:
+        """Return the seconds for which a request that failed with this error is not tried again."""
+        if isinstance(error, CachedFailure):
+            return error.retry_after
+        return self.failure_cache_ttl if isinstance(error, CACHED_FAILURES) else 0.0
 
     @contextmanager
     def _record_failures(

@@ -47,6 +47,11 @@ class ThrottledNotifier:
             delay = max(0.0, self._last_notified + self.interval - self.clock.seconds())
         self._pending = self.clock.callLater(delay, self._call_listeners)
 
+    @property
+    def has_listeners(self) -> bool:
+        """True if there is a listener to call."""
+        return bool(self._listeners)
+
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """
         Call ``listener`` after each :meth:`notify` from now on, subject to the rate limit.

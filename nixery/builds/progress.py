@@ -9,6 +9,7 @@ The log gets one line for each phase.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,23 +17,25 @@ from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
+from nixery.builds.build_failure import BuildFailure, describe_failure
+from nixery.builds.build_group import BuildGroup
 from nixery.builds.errors import CachedFailure
 from nixery.builds.notifier import ThrottledNotifier
 from nixery.builds.views import (
-    BuildFailure,
     BuildState,
     BuildView,
     Count,
+    ImageLabel,
     LogPart,
     Stage,
     combined_view,
 )
-from nixery.errors import NixeryError, ShuttingDown
+from nixery.builds.waiting_clients import MAX_SPELLINGS
+from nixery.errors import ShuttingDown
 from nixery.image.errors import PackagesRefused
 from nixery.image.image_index import platform_label
 from nixery.image.names import Digest, ImageName, Tag
-from nixery.limits.errors import QueueFull, WorkAbandoned
-from nixery.nix.errors import BuildFailed, BuildTimedOut
+from nixery.limits.errors import BuildsExceeded, PackagesDenied, QueueFull, WorkAbandoned
 from nixery.nix.progress import Phase
 from nixery.runtime.clocks import WallTime
 from nixery.sources.errors import UnknownRevision
@@ -51,7 +54,14 @@ MAX_LOG_CHARACTERS = 256 * 1024
 MAX_STAGES = 32
 """The number of stages of a build that are kept; each re-evaluation adds some."""
 
-_CHEAP_FAILURES = (PackagesRefused, UnknownRevision, CachedFailure, QueueFull)
+_CHEAP_FAILURES = (
+    PackagesRefused,
+    PackagesDenied,
+    UnknownRevision,
+    CachedFailure,
+    QueueFull,
+    BuildsExceeded,
+)
 """Failures that clients get at once and that cost next to nothing: such builds are not kept."""
 
 _BUILD_PHASES = {Phase.DOWNLOADING, Phase.BUILDING, Phase.PACKING, Phase.STORING}
@@ -67,6 +77,9 @@ class Build:
     image was known, or that failed at once, is forgotten when it ends, unless it was
     announced to a client (:meth:`pin`).
 
+    A build that would only wait for another one, of the same image under another name or tag, is
+    not shown beside it (:meth:`follow`): that one has its name, and its page.
+
     The build of an index has a part for each platform (:meth:`part`), which receives the progress
     of that platform, and is shown with the others as one build.
     """
@@ -76,6 +89,7 @@ class Build:
     tag: Tag
     started_at: WallTime
     notifier: ThrottledNotifier
+    key: str = ""
     _tracker: BuildTracker
     _started_monotonic: float = field(init=False)
     _state: BuildState = BuildState.RUNNING
@@ -85,6 +99,8 @@ class Build:
     _counts: dict[tuple[Phase, str], Count] = field(factory=dict)
     _derivation: str | None = None
     _follows: Build | None = None
+    _spellings: dict[ImageLabel, None] = field(factory=dict)
+    _failed_before: bool = False
     _digest: Digest | None = None
     _failure: BuildFailure | None = None
     _log_lines: deque[str] = field(factory=deque)
@@ -97,15 +113,22 @@ class Build:
     _whole: Build | None = None
     _parts: dict[str, Build] = field(factory=dict)
 
+    group: BuildGroup = field(init=False)
+    """The builds that this one is shown together with."""
+
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
         self._started_monotonic = self._tracker.seconds()
+        self.group = BuildGroup(self)
+        self.add_spelling(self.name)
 
     # -- progress from the pipeline --------------------------------------------------
 
     def phase(self, phase: Phase, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.phase`; log each phase once."""
+        if self.group.shown.has_ended:
+            self.lead()
         if phase not in self._logged_phases:
             self._logged_phases.add(phase)
             self._log.info("{image}: {phase}", image=self.name.repository, phase=phase.value)
@@ -157,8 +180,52 @@ class Build:
         self._record_change()
 
     def follow(self, other: Build) -> None:
-        """Note that it waits for another build, which makes the same image."""
-        self._follows = other
+        """
+        Note that it waits for another build, which makes the same image.
+
+        That one is shown in its place, unless one of the two is a part of an index's build.
+        """
+        if self.is_part or other.is_part:
+            self._follows = other
+            self._record_change()
+        elif self.group is not other.group:
+            self.group.shown.give_way(other.group.shown)
+            self.group.join(other.group)
+            other.group.shown.record_waiting()
+
+    def lead(self) -> None:
+        """Note that it makes the image itself, even if it waited for another build until now."""
+        former = self.group.shown
+        if former is not self:
+            self.group.leave(self)
+            self._tracker.restore(self.id)
+            former.record_waiting()
+            self._record_change()
+
+    def give_way(self, other: Build) -> None:
+        """Note that another build is shown in its place."""
+        if self.is_listed:
+            self._tracker.remove(self)
+            self._version = 0
+        self._tracker.replace(self.id, other.id)
+        if self.notifier.has_listeners:
+            other.notifier.subscribe(self.notifier.notify)
+            self.notifier.notify()
+        if self._pinned:
+            other.pin()
+
+    def add_spelling(self, name: ImageName) -> None:
+        """Note that a client has written the name of the image in this way."""
+        if len(self._spellings) < MAX_SPELLINGS:
+            self._spellings[ImageLabel(name.repository, self.tag)] = None
+
+    def record_waiting(self) -> None:
+        """Note that the clients that wait for it have changed."""
+        self._record_change()
+
+    def repeat(self, earlier: Build) -> None:
+        """Note that it failed as an earlier build of the same image, which it replaces."""
+        self.group.add_attempts(earlier.group)
         self._record_change()
 
     def part(self, name: ImageName) -> Build:
@@ -187,12 +254,20 @@ class Build:
         self._digest = digest
         self._end(BuildState.SUCCEEDED, keep=self.has_made_something)
 
-    def fail(self, error: BaseException) -> None:
-        """Note that it failed or was cancelled."""
+    def fail(self, error: BaseException, retry_after: float = 0.0) -> None:
+        """
+        Note that it failed or was cancelled.
+
+        :param retry_after: seconds before which it is not tried again.
+        """
         if isinstance(error, CancelledError | ShuttingDown | WorkAbandoned):
             self._end(BuildState.CANCELLED, keep=self.has_made_something)
             return
-        self._failure = _make_failure(error)
+        if not self.group.shown.has_failed:
+            self.lead()
+        retry_at = WallTime(self._now() + retry_after) if retry_after > 0 else None
+        self._failure = describe_failure(error, retry_at)
+        self._failed_before = isinstance(error, CachedFailure)
         self._end(BuildState.FAILED, keep=not isinstance(error, _CHEAP_FAILURES))
 
     def _end(self, state: BuildState, *, keep: bool) -> None:
@@ -212,7 +287,32 @@ class Build:
     @property
     def is_listed(self) -> bool:
         """True if the build is shown in lists."""
-        return self._is_listed
+        return self._is_listed and self.group.shown is self
+
+    @property
+    def is_part(self) -> bool:
+        """True if it is the part of an index's build that makes the image of one platform."""
+        return self._whole is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """True if its state is final."""
+        return self._state.is_final
+
+    @property
+    def has_failed(self) -> bool:
+        """True if it has failed."""
+        return self._state is BuildState.FAILED
+
+    @property
+    def failed_before(self) -> bool:
+        """True if it was not tried, because it had failed a short while ago."""
+        return self._failed_before
+
+    @property
+    def spellings(self) -> Iterable[ImageLabel]:
+        """The name and the tag, as clients have written them."""
+        return tuple(self._spellings)
 
     @property
     def has_made_something(self) -> bool:
@@ -267,6 +367,10 @@ class Build:
             failure=self._failure,
             log_lines=self._dropped_lines + len(self._log_lines),
             version=self._version,
+            key=self.key,
+            also=self.group.labels[1:],
+            clients=0 if self.has_ended else self._tracker.clients.count(self.group.requests),
+            attempts=self.group.attempts,
         )
 
     def log_part(self, after: int, limit: int) -> LogPart:
@@ -283,9 +387,11 @@ class Build:
         """
         if self._whole is not None:
             return self._whole.pin()
+        if self.group.shown is not self:
+            return self.group.shown.pin()
         self._pinned = self._is_listed = True
         self._record_change()
-        # Two builds that differ only in the name or the tag: one of them makes the image.
+        # A platform of an index may be the image that it waits for.
         return self if self._follows is None else self._follows.pin()
 
     def discard_log(self) -> None:
@@ -315,18 +421,6 @@ class Build:
     def _record_change(self) -> None:
         if self._whole is not None:
             self._whole.record_part_change(listed=self._is_listed)
-        elif self._is_listed:
+        elif self.is_listed:
             self._version = self._tracker.record_change()
             self.notifier.notify()
-
-
-def _make_failure(error: BaseException) -> BuildFailure:
-    original = error.original if isinstance(error, CachedFailure) else error
-    if isinstance(original, BuildFailed | BuildTimedOut):
-        return BuildFailure(
-            message=original.message, derivation=original.derivation or None, log=original.log
-        )
-    if isinstance(original, NixeryError):
-        return BuildFailure(message=original.message)
-    # Details of unexpected errors are only logged; the client got a reference to the log.
-    return BuildFailure(message="the registry failed; its log has the reason")

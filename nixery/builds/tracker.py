@@ -13,15 +13,16 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
 
 from attrs import define, field
+from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from nixery.builds.errors import CachedFailure
 from nixery.builds.notifier import ThrottledNotifier
 from nixery.builds.progress import Build
 from nixery.builds.views import BuildView, Changes, LogPart, RemovedBuild
+from nixery.builds.waiting_clients import PullRequest, WaitingClients
 from nixery.errors import NixeryError
 from nixery.image.names import ImageName, Tag
 from nixery.runtime.clocks import WallClock
@@ -40,7 +41,8 @@ BUILD_NOTIFICATION_SECONDS = 0.1
 OVERVIEW_NOTIFICATION_SECONDS = 0.5
 """The least seconds between two notifications that any build has changed."""
 
-_Request: TypeAlias = tuple[ImageName, Tag]
+MAX_REPLACED_IDS = 4096
+"""The number of builds that are remembered because another build is shown in their place."""
 
 
 @define(kw_only=True, eq=False)
@@ -64,7 +66,10 @@ class BuildTracker:
 
     _running: dict[str, Build] = field(factory=dict, init=False)
     _ended: OrderedDict[str, Build] = field(factory=OrderedDict, init=False)
-    _by_request: dict[_Request, Build] = field(factory=dict, init=False)
+    _by_request: dict[PullRequest, Build] = field(factory=dict, init=False)
+    _by_key: dict[str, Build] = field(factory=dict, init=False)
+    # By the id of a build that is not shown, that of the build that is shown in its place.
+    _replaced: LRUCache[str, str] = field(factory=lambda: LRUCache(MAX_REPLACED_IDS), init=False)
     _removed: deque[tuple[int, RemovedBuild]] = field(
         factory=lambda: deque(maxlen=MAX_REMOVED_IDS), init=False
     )
@@ -73,20 +78,36 @@ class BuildTracker:
     _version: int = field(default=1, init=False)
     _notifier: ThrottledNotifier = field(init=False)
 
+    clients: WaitingClients = field(init=False)
+    """The clients that wait for images."""
+
     def __attrs_post_init__(self) -> None:
+        self.clients = WaitingClients(clock=self.clock, on_change=self._record_waiting)
         self._notifier = ThrottledNotifier(clock=self.clock, interval=OVERVIEW_NOTIFICATION_SECONDS)
 
-    def begin(self, name: ImageName, tag: Tag) -> Build:
-        """Begin a build; the caller has to call its ``succeeded`` or ``failed``."""
+    def begin(self, name: ImageName, tag: Tag, key: str = "") -> Build:
+        """
+        Begin a build; the caller has to call its ``succeeded`` or ``failed``.
+
+        :param key: identifies the packages and the revision; a build of the same that runs under
+            another tag is shown in its place.
+        """
         build = Build(
             id=self.new_id(),
             name=name,
             tag=tag,
+            key=key,
             started_at=self.wall_clock.now(),
             notifier=ThrottledNotifier(clock=self.clock, interval=BUILD_NOTIFICATION_SECONDS),
             tracker=self,
         )
         self._running[build.id] = self._by_request[name, tag] = build
+        for spelling in self.clients.spellings(name, tag):
+            build.add_spelling(spelling)
+        if key:
+            other = self._by_key.setdefault(key, build)
+            if other is not build:
+                build.follow(other)
         return build
 
     def pin(self, name: ImageName, tag: Tag) -> BuildView | None:
@@ -105,7 +126,7 @@ class BuildTracker:
         """
         original = error.original if isinstance(error, CachedFailure) else error
         for build in reversed(self._ended.values()):
-            if (build.name, build.tag) == (name, tag):
+            if (name, tag) in build.group.requests:
                 view = build.view()
                 if view.failure is not None and view.failure.message == original.message:
                     return view
@@ -173,6 +194,24 @@ class BuildTracker:
         self._notifier.notify()
         return self._version
 
+    def replace(self, build_id: str, other_id: str) -> None:
+        """Show another build in the place of one."""
+        self._replaced[build_id] = other_id
+
+    def restore(self, build_id: str) -> None:
+        """Show a build again, in whose place another one was shown."""
+        self._replaced.pop(build_id, None)
+
+    def remove(self, build: Build) -> None:
+        """Note that a build is not listed any more."""
+        if build.version == 0:
+            return  # It was never listed.
+        if len(self._removed) == MAX_REMOVED_IDS:
+            self._removals_known_since = self._removed[0][0]
+        images = tuple(dict.fromkeys(label.image for label in build.group.labels))
+        removed = RemovedBuild(id=build.id, images=images)
+        self._removed.append((self.record_change(), removed))
+
     def record_end(self, build: Build) -> None:
         """Note that a build has ended; keep it if it is listed."""
         if self._running.pop(build.id, None) is None:
@@ -180,31 +219,66 @@ class BuildTracker:
         self.on_ended(build.view())
         if self._by_request.get((build.name, build.tag)) is build:
             del self._by_request[build.name, build.tag]
+            self.clients.forget_absent(build.name, build.tag)
+        if self._by_key.get(build.key) is build:
+            del self._by_key[build.key]
         if not build.is_listed:
             # Watchers may know it, since it may have been listed before.
-            self._remove(build)
+            self.remove(build)
+            return
+        if not self._fold_failure(build):
             return
         self._ended[build.id] = build
         self._ended_log_size += build.log_size
         while len(self._ended) > self.max_ended:
             _, oldest = self._ended.popitem(last=False)
             self._ended_log_size -= oldest.log_size
-            self._remove(oldest)
+            self.remove(oldest)
         old = iter(tuple(self._ended.values()))
         while self._ended_log_size > MAX_ENDED_LOG_CHARACTERS:
             oldest = next(old)
             self._ended_log_size -= oldest.log_size
             oldest.discard_log()
 
-    def _remove(self, build: Build) -> None:
-        if build.version == 0:
-            return  # It was never listed.
-        if len(self._removed) == MAX_REMOVED_IDS:
-            self._removals_known_since = self._removed[0][0]
-        removed = RemovedBuild(id=build.id, image=build.name.repository)
-        self._removed.append((self.record_change(), removed))
+    def _fold_failure(self, build: Build) -> bool:
+        """
+        Show one build for all attempts that failed in the same way: the last one.
+
+        :return: false if this one was no attempt, and is not shown.
+        """
+        earlier = self._find_same_failure(build)
+        if earlier is None:
+            return True
+        replaced, shown = (build, earlier) if build.failed_before else (earlier, build)
+        self.replace(replaced.id, shown.id)
+        self.remove(replaced)
+        if shown is build:
+            del self._ended[earlier.id]
+            self._ended_log_size -= earlier.log_size
+            build.repeat(earlier)
+        return shown is build
+
+    def _find_same_failure(self, build: Build) -> Build | None:
+        failure = build.view().failure
+        if failure is None:
+            return None
+        for earlier in reversed(self._ended.values()):
+            same = earlier.key == build.key != "" or not build.group.requests.isdisjoint(
+                earlier.group.requests
+            )
+            if same and (former := earlier.view().failure) and former.cause == failure.cause:
+                return earlier
+        return None
+
+    def _record_waiting(self, name: ImageName, tag: Tag) -> None:
+        build = self._by_request.get((name, tag))
+        if build is not None:
+            build.add_spelling(name)
+            build.group.shown.record_waiting()
 
     def _get(self, build_id: str) -> Build | None:
+        while build_id in self._replaced:
+            build_id = self._replaced[build_id]
         build = self._running.get(build_id) or self._ended.get(build_id)
         return build if build is not None and build.is_listed else None
 

@@ -13,11 +13,12 @@ of two times of one build is a duration even if the clock was set meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 
 from attrs import evolve, frozen
 
+from nixery.builds.build_failure import BuildFailure
 from nixery.nix.progress import Phase
 from nixery.runtime.clocks import WallTime
 
@@ -26,8 +27,8 @@ __all__ = [
     "BuildView",
     "Changes",
     "Count",
+    "ImageLabel",
     "LogPart",
-    "BuildFailure",
     "RemovedBuild",
     "Stage",
     "combined_view",
@@ -78,19 +79,19 @@ class Count:
     platform: str = ""
 
 
-@frozen(kw_only=True)
-class BuildFailure:
+@frozen
+class ImageLabel:
     """
-    The failure of a build.
+    A name and a tag that clients have pulled an image by.
 
-    :param message: for a person.
-    :param derivation: the derivation that failed, if one did.
-    :param log: the last lines of that derivation's log.
+    :param image: the name as a client wrote it: ``shell/git``.
     """
 
-    message: str
-    derivation: str | None = None
-    log: tuple[str, ...] = ()
+    image: str
+    tag: str
+
+    def __str__(self) -> str:
+        return f"{self.image}:{self.tag}"
 
 
 @frozen(kw_only=True)
@@ -108,12 +109,16 @@ class BuildView:
     :param counts: in the order in which they were first reported.
     :param derivation: the store path of the derivation whose build began last, while
         something is being built.
-    :param follows: the id of another build that makes the same image, under
-        another name or tag; this one ends when that one does.
+    :param follows: the id of the build of an index that makes the same image for one of its
+        platforms; this one ends when that image is ready.
     :param digest: of the image's OCI manifest, when it has been made.
     :param log_lines: the number of lines that the log has had so far.
     :param version: grows, over all builds, with each change of a field other than
         ``log_lines``.
+    :param key: identifies the packages and the revision, whatever name and tag they have.
+    :param also: the other names and tags that clients have pulled the same image by.
+    :param clients: the number of clients that wait for it.
+    :param attempts: the number of times that it was tried and failed in the same way, if it failed.
     """
 
     id: str
@@ -133,6 +138,29 @@ class BuildView:
     failure: BuildFailure | None
     log_lines: int
     version: int
+    key: str = ""
+    also: tuple[ImageLabel, ...] = ()
+    clients: int = 0
+    attempts: int = 1
+
+    @property
+    def labels(self) -> tuple[ImageLabel, ...]:
+        """The names and tags that clients have pulled its image by."""
+        return ImageLabel(self.image, self.tag), *self.also
+
+    def seen_by(self, may_see: Callable[[str], bool]) -> BuildView | None:
+        """
+        Return the view for somebody who may not see all images, under a name that they may see.
+
+        :param may_see: tells whether they may see an image, by its name.
+        :return: ``None`` if they may see it under no name.
+        """
+        seen = [label for label in self.labels if may_see(label.image)]
+        if len(seen) == len(self.labels):
+            return self
+        if not seen:
+            return None
+        return evolve(self, image=seen[0].image, tag=seen[0].tag, also=tuple(seen[1:]))
 
     def describe_activity(self) -> str:
         """Describe the current activity in a few words: ``building, 3 of 14 builds``."""
@@ -184,11 +212,11 @@ class RemovedBuild:
     """
     A build that is not listed any more.
 
-    :param image: the name of its image, by which it is decided who may know of it.
+    :param images: the names of its image, by which it is decided who may know of it.
     """
 
     id: str
-    image: str
+    images: tuple[str, ...]
 
 
 @frozen(kw_only=True)

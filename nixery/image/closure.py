@@ -33,6 +33,7 @@ __all__ = [
     "RuntimeGraph",
     "StorePath",
     "build_graph",
+    "package_label",
     "package_name",
     "parse_db_dump",
 ]
@@ -256,6 +257,16 @@ def package_name(name: str) -> str:
     :param name: as in :attr:`StorePath.name`.
     """
     return _VERSION.split(name, maxsplit=1)[0]
+
+
+def package_label(derivation: str) -> str:
+    """
+    Return the name and the version of the package that a derivation builds: ``git 2.47.0``.
+
+    :param derivation: its store path, ``/nix/store/<hash>-git-2.47.0.drv``.
+    """
+    name = derivation[_NAME_START:].removesuffix(".drv") or derivation
+    return _VERSION.sub(" ", name, count=1)
 
 
 def parse_db_dump(dump: str | bytes) -> RuntimeGraph:

@@ -369,12 +369,12 @@ class ImageService:
         self.evaluation_lookups.misses += 1
         stats = BuildStats(revision=request.revision.label)
         current_build_stats.set(stats)
-        build = self.tracker.begin(request.name, tag)
+        build = self.tracker.begin(request.name, tag, request.key)
         try:
             image = await make(build)
         except BaseException as error:
             stats.failure = type(error).__name__
-            build.fail(error)
+            build.fail(error, self.builder.retry_delay(error))
             raise
         build.succeed(image.manifests[0].digest)
         return image

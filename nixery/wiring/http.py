@@ -120,6 +120,8 @@ def make_http(
                 deadline=config.http.pull_wait_timeout,
                 announce=builds.tracker.pin,
                 failed=builds.tracker.find_failed,
+                waiting=builds.tracker.clients.waiting,
+                expect_retry=builds.tracker.clients.expect_retry,
                 link=lambda build_id: f"{address.url}/builds/{build_id}" if linked else None,
             ),
             guard=guard,

@@ -1,6 +1,6 @@
 // One build, live: its state, how far it is, and its log as it comes.
 
-import { duration, element, shown, size } from "./text.js";
+import { duration, element, notes, shown, size } from "./text.js";
 
 const LINES = 5000; // of the log are on the page at most
 
@@ -16,6 +16,7 @@ function show(build) {
   by("state").replaceChildren(element("span", { class: "badge", "data-state": build.state }, build.state));
   const doing = ended ? "" : shown(build.doing);
   if (by("doing").textContent !== doing) by("doing").textContent = doing;
+  by("notes").replaceChildren(...notes(build));
   clock = ended ? null : { build, at: performance.now() };
   by("elapsed").textContent = duration(build.elapsed);
   by("digest").textContent = build.digest ?? (ended ? "none" : "not yet");
@@ -23,13 +24,16 @@ function show(build) {
   by("progress").hidden = ended;
   for (const id of ["follows-title", "follows"]) by(id).hidden = !build.follows;
   by("follows").replaceChildren(...(build.follows
-    ? [element("a", { href: `/builds/${encodeURIComponent(build.follows)}` }, "another build, which makes the same image")]
+    ? [element("a", { href: `/builds/${encodeURIComponent(build.follows)}` }, "the build of an index with the same image")]
     : []));
   counts(build.counts);
   lanes(build);
   by("result").hidden = build.state !== "succeeded";
   by("problem").hidden = build.problem === null;
-  if (build.problem) by("problem-text").replaceChildren(...problem(build.problem));
+  if (build.problem) {
+    by("problem-title").replaceChildren(element("bdi", {}, build.problem.title ?? "What went wrong"));
+    by("problem-text").replaceChildren(...problem(build.problem));
+  }
   if (ended) finish();
 }
 
@@ -83,8 +87,17 @@ function lanes(build) {
 function problem(found) {
   // The rest of the message is the log.
   const message = found.log.length ? found.message.split("\n")[0] : found.message;
-  const parts = [element("p", { class: "error-message" }, message)];
-  if (found.derivation) {
+  const parts = [];
+  if (found.advice) {
+    const more = "docs" in page.dataset ? element("a", { href: `/docs/troubleshooting/#${found.topic}` }, "More about this error") : null;
+    parts.push(element("p", { class: "advice" }, found.advice, more && " ", more));
+  }
+  const { retry_at: again } = found;
+  parts.push(element("p", { class: "retry" }, ...(again
+    ? ["The first pull after ", element("time", { "data-exact": true, datetime: again }, `${again.slice(5, 19).replace("T", " ")} UTC`), " tries again."]
+    : ["The next pull tries again."])));
+  parts.push(element("p", { class: "error-message" }, message));
+  if (found.derivation && !found.message.includes(found.derivation)) {
     parts.push(element("p", { class: "small wrap" }, "Failed: ", element("code", {}, found.derivation)));
   }
   if (found.log.length) {

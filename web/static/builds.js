@@ -1,6 +1,6 @@
 // The list of builds, live.
 
-import { duration, element, relative } from "./text.js";
+import { duration, element, notes, relative } from "./text.js";
 
 const body = document.querySelector("#builds tbody");
 const empty = document.getElementById("no-builds");
@@ -22,11 +22,12 @@ function filled(build) {
       class: "small", "data-image": "", href: images + encodeURI(label), "aria-label": `Image ${label}`,
     }, "image"));
   }
+  name.append(" ", ...notes(build));
   const begun = build.begun.slice(5, 19).replace("T", " ");
   const row = element("tr", { "data-build": build.id, "data-state": build.state },
     element("td", {}, element("span", { class: "badge", "data-state": build.state }, build.state)),
     name,
-    element("td", { class: "quiet roomy" }, running ? build.doing : build.system),
+    element("td", { class: "quiet roomy" }, running ? build.doing : build.problem?.title ?? build.system),
     element("td", { class: "number" }, duration(build.elapsed)),
     element("td", { class: "quiet roomy" }, element("time", { datetime: build.begun }, `${begun} UTC`)));
   relative(row.querySelector("time"));

@@ -10,7 +10,7 @@ for (const code of document.querySelectorAll(".command code")) {
   if (text !== code.textContent) code.textContent = text;
 }
 
-const ages = () => document.querySelectorAll("time[datetime]").forEach(relative);
+const ages = () => document.querySelectorAll("time[datetime]:not([data-exact])").forEach(relative);
 ages();
 setInterval(ages, 30_000);
 

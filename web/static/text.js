@@ -68,6 +68,17 @@ export function relative(time) {
   time.textContent = Math.abs(seconds) < 10 ? "just now" : format.format(-Math.trunc(seconds / length), unit);
 }
 
+// What else there is to say of a build: other names of its image, and who waits for it.
+export function notes(build) {
+  const { also, clients, attempts } = build;
+  const more = also.length > 3 ? ` and ${also.length - 3} more` : "";
+  return [
+    also.length ? ["also ", element("bdi", {}, also.slice(0, 3).join(", ")), more] : null,
+    clients ? [`${clients} client${clients === 1 ? "" : "s"} waiting`] : null,
+    attempts > 1 ? [`${attempts} attempts`] : null,
+  ].filter(Boolean).flatMap((parts) => [element("span", { class: "note" }, ...parts), " "]);
+}
+
 // Puts the host that the browser has used in the place of the registry's own address, where its
 // operator has not configured one: commands are for the machine that shows them.  Where the browser
 // has come by HTTPS, clients need not be told that there is no TLS.

@@ -12,6 +12,7 @@ pause, so that for containerd only the time for which each request is held count
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from attrs import frozen
@@ -74,6 +75,13 @@ def retry_after(elapsed: float) -> float:
     return min(max(elapsed / 2, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS)
 
 
+def _uncounted(_name: ImageName, _tag: Tag) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _unexpected(_name: ImageName, _tag: Tag, _seconds: float) -> None: ...
+
+
 def _no_build(_name: ImageName, _tag: Tag, _error: NixeryError) -> BuildView | None:
     return None
 
@@ -88,6 +96,8 @@ class PullWaiter:
     :param announce: finds the build that a request waits for, and keeps it listed for
         the clients that watch it; ``None`` if there is none.
     :param failed: finds the build that failed with this error, if it is still listed.
+    :param waiting: counts the current client among those that wait, while the context lasts.
+    :param expect_retry: counts it until it retries, after so many seconds.
     :param link: the URL of the page of a build, by its id; ``None`` where there is
         no such page.
     """
@@ -96,6 +106,8 @@ class PullWaiter:
     deadline: float = 25.0
     announce: Callable[[ImageName, Tag], BuildView | None] = lambda _name, _tag: None
     failed: Callable[[ImageName, Tag, NixeryError], BuildView | None] = _no_build
+    waiting: Callable[[ImageName, Tag], AbstractContextManager[None]] = _uncounted
+    expect_retry: Callable[[ImageName, Tag, float], None] = _unexpected
     link: Callable[[str], str | None] = lambda _id: None
 
     async def wait_for_image(
@@ -113,12 +125,15 @@ class PullWaiter:
         :raises StillBuilding: the image is not ready yet.
         """
         seconds = wait_limit(user_agent, self.deadline)
-        if seconds is None:
-            return await work
-        try:
-            return await with_timeout(seconds, self.clock, work)
-        except TimedOut:
-            raise self._still_building(name, tag, seconds) from None
+        with self.waiting(name, tag):
+            if seconds is None:
+                return await work
+            try:
+                return await with_timeout(seconds, self.clock, work)
+            except TimedOut:
+                error = self._still_building(name, tag, seconds)
+                self.expect_retry(name, tag, error.retry_after)
+                raise error from None
 
     def build_url(self, name: ImageName, tag: Tag, error: NixeryError) -> str | None:
         """Return the URL of the page of a failed build, if there is one."""

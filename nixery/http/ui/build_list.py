@@ -15,6 +15,7 @@ from twisted.web.server import Request
 
 from nixery.builds.views import BuildState, BuildView
 from nixery.http.ui.query import argument, number
+from nixery.image.names import canonical_repository
 
 __all__ = ["BuildFilter", "BuildListPage", "standing_failures"]
 
@@ -78,7 +79,7 @@ class BuildFilter:
             build
             for build in builds
             if (not self.state or build.state in _STATES[self.state])
-            and name in f"{build.image}:{build.tag}".lower()
+            and any(name in str(label).lower() for label in build.labels)
         ]
 
     def page(self, builds: Sequence[BuildView], request: Request) -> BuildListPage:
@@ -99,17 +100,27 @@ def standing_failures(builds: Sequence[BuildView]) -> list[BuildView]:
     """
     Return the failures of images that no later build made, the last failure of each image.
 
+    Names that list the same packages are one image, and so are all tags of one revision.
+
     :param builds: the ended ones have to be in the order of their ends, the youngest first.
     """
-    decided = set[tuple[str, str, str]]()
+    decided = set[object]()
     failures = []
     for build in builds:
-        image = (build.image, build.tag, build.system)
-        if image in decided:
+        images = _identities(build)
+        if not decided.isdisjoint(images):
             continue
         if build.failure is not None:
             failures.append(build)
         # A cancelled build, or one that still runs, tells nothing of the failure before it.
         if build.failure is not None or build.state is BuildState.SUCCEEDED:
-            decided.add(image)
+            decided |= images
     return failures
+
+
+def _identities(build: BuildView) -> set[object]:
+    """Return all that identifies the image of a build."""
+    identities: set[object] = {
+        (canonical_repository(label.image), label.tag, build.system) for label in build.labels
+    }
+    return identities | {build.key} if build.key else identities

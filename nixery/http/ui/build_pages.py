@@ -23,6 +23,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -88,9 +89,9 @@ class BuildPages:
         """Answer with all builds that match the query; pages have them in parts."""
         wanted = BuildFilter.from_request(request)
         builds = [
-            build
+            seen
             for build in self._builds.overview()
-            if self._visibility.may_see(request, build.image)
+            if (seen := build.seen_by(partial(self._visibility.may_see, request))) is not None
         ]
         if not wants_html(request):
             return _send(request, await self._pages.later(_listing, wanted.apply(builds)))
@@ -108,7 +109,7 @@ class BuildPages:
                 self._builds,
                 self._epoch,
                 since,
-                lambda image: self._visibility.may_see(request, image),
+                partial(self._visibility.may_see, request),
             ),
         )
 
@@ -144,7 +145,7 @@ class BuildPages:
                 build_id,
                 since,
                 lines,
-                lambda image: self._visibility.may_see(request, image),
+                partial(self._visibility.may_see, request),
             ),
         )
 
@@ -157,9 +158,7 @@ class BuildPages:
 
     def _find(self, request: Request, build_id: str) -> BuildView | None:
         build = self._builds.find(build_id)
-        if build is None or not self._visibility.may_see(request, build.image):
-            return None
-        return build
+        return None if build is None else build.seen_by(partial(self._visibility.may_see, request))
 
     async def _stream(self, request: Request, make_feed: Callable[[], Feed]) -> bytes | None:
         comes_back = request.getHeader(b"Last-Event-ID") is not None

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from nixery.builds.build_failure import BuildFailure
 from nixery.builds.views import BuildView, Changes, LogPart
 from nixery.http.error_responses import printable
 from nixery.http.ui.sse import Event
@@ -79,7 +80,8 @@ class OverviewFeed:
             return ()
         self._begun = True
         self._version = changes.version
-        seen = [build for build in changes.builds if self._may_see(build.image)]
+        views = [(build.id, build.seen_by(self._may_see)) for build in changes.builds]
+        seen = [view for _, view in views if view is not None]
         if changes.removed is None:
             self._rest = deque(seen)
             self._told = {build.id for build in seen}
@@ -87,14 +89,10 @@ class OverviewFeed:
         removed = [
             each.id
             for each in changes.removed
-            if each.id in self._told or (self._returned and self._may_see(each.image))
+            if each.id in self._told or (self._returned and any(map(self._may_see, each.images)))
         ]
         known = self._told.union(build.id for build in seen)
-        removed += [
-            build.id
-            for build in changes.builds
-            if build.id in known and not self._may_see(build.image)
-        ]
+        removed += [build_id for build_id, view in views if build_id in known and view is None]
         self._told = known.difference(removed)
         return [
             *(self._event("build", described(build)) for build in seen),
@@ -163,7 +161,7 @@ class BuildFeed:
 
     def _find(self) -> BuildView | None:
         build = self._builds.find(self._id)
-        return build if build is not None and self._may_see(build.image) else None
+        return None if build is None else build.seen_by(self._may_see)
 
     def watch(self, tell: Callable[[], None]) -> Callable[[], None]:
         return self._builds.watch(tell, self._id)
@@ -178,10 +176,13 @@ def described(build: BuildView) -> dict[str, object]:
         "id": build.id,
         "image": build.image,
         "tag": build.tag,
+        "also": [str(label) for label in build.also],
         "system": build.system,
         "state": build.state.value,
         "doing": build.describe_activity(),
         "position": build.position,
+        "clients": build.clients,
+        "attempts": build.attempts,
         "begun": rfc3339(build.started_at),
         "ended": None if build.ended_at is None else rfc3339(build.ended_at),
         "elapsed": round(build.elapsed, 3),
@@ -207,13 +208,7 @@ def described(build: BuildView) -> dict[str, object]:
         "derivation": build.derivation,
         "follows": build.follows,
         "digest": build.digest,
-        "problem": None
-        if build.failure is None
-        else {
-            "message": build.failure.message,
-            "derivation": build.failure.derivation,
-            "log": build.failure.log,
-        },
+        "problem": None if build.failure is None else _described_failure(build.failure),
         "log_lines": build.log_lines,
     }
 
@@ -221,6 +216,19 @@ def described(build: BuildView) -> dict[str, object]:
 def rfc3339(time: WallTime) -> str:
     """Format a time as in RFC 3339, in UTC and to the millisecond."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
+
+
+def _described_failure(failure: BuildFailure) -> dict[str, object]:
+    return {
+        "title": failure.title or None,
+        "package": failure.package,
+        "message": failure.message,
+        "derivation": failure.derivation,
+        "log": failure.log,
+        "advice": None if failure.advice is None else failure.advice.text,
+        "topic": None if failure.advice is None else failure.advice.anchor,
+        "retry_at": None if failure.retry_at is None else rfc3339(failure.retry_at),
+    }
 
 
 class BuildLines:
@@ -260,6 +268,8 @@ class BuildLines:
         said = f"== {build['image']}:{build['tag']}: {build['doing']}"
         if build["derivation"]:
             said += f": {_short(build['derivation'])}"
+        if build["clients"] > 1:
+            said += f"; {build['clients']} clients waiting"
         said = printable(said)
         if self._said.get(build["id"]) == said:
             return []

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from attrs import asdict, evolve
@@ -115,9 +116,9 @@ class IndexPage:
         status, found = await self._check(request, typed) if typed else (200, None)
         revision = await self._revision()
         builds = [
-            build
+            seen
             for build in (() if self._builds is None else self._builds.overview())
-            if self._visibility.may_see(request, build.image)
+            if (seen := build.seen_by(partial(self._visibility.may_see, request))) is not None
         ]
         if client_disconnected(request):
             return None

@@ -14,15 +14,16 @@ from nixery.builds.settings import BuildLimits
 from nixery.errors import ShuttingDown, StorageError
 from nixery.image.errors import PackagesRefused
 from nixery.image.manifests import parse_manifest
-from nixery.image.names import Digest, Tag, escape_attribute
+from nixery.image.names import Digest, Tag, escape_attribute, parse_image_name
 from nixery.layers.grouping import Popularity
-from nixery.limits.errors import QueueFull
+from nixery.limits.build_quota import BuildQuota
+from nixery.limits.errors import BuildsExceeded, QueueFull
 from nixery.limits.fair_queue import SWEEP_SECONDS
 from nixery.nix.errors import BuildFailed
 from nixery.sources.errors import UnknownRevision
 from nixery.storage.errors import BlobUnknown
 from nixery.testing.fakes import FakeNix
-from tests.support.builds import FAILURE, BuilderCase
+from tests.support.builds import FAILURE, LATEST, BuilderCase
 
 
 class BuilderTests(BuilderCase):
@@ -276,15 +277,85 @@ class BuilderTests(BuilderCase):
         self.assertEqual(build.failure.derivation, FAILURE.derivation)
 
     def test_one_image_by_two_names(self) -> None:
-        """A request for an image that is being made under another name follows that build."""
+        """A request for an image that is being made under another name is shown with that build."""
         gates = self.gates()
         first = self.request("hello")
         escaped = self.request(escape_attribute("hello"))
-        second, made = self.tracker.overview()
-        self.assertEqual((made.follows, second.follows), (None, made.id))
+        [build] = self.tracker.overview()
+        self.assertEqual((build.image, build.follows), ("hello", None))
+        self.assertEqual([f"{escape_attribute('hello')}:latest"], [*map(str, build.also)])
         gates[0].callback(None)
         self.assertEqual(self.successResultOf(first), self.successResultOf(escaped))
         self.assertEqual(self.states(), {"hello": "succeeded"})
+
+    def test_one_revision_by_two_tags(self) -> None:
+        """Two tags of one revision, and names in another order, are one build."""
+        gates = self.gates()
+        self.sources.revisions["v1"] = self.sources.revisions["latest"]
+        requests = [
+            self.request("git/hello"),
+            self.request("hello/git"),
+            self.request("git/hello", Tag("v1")),
+        ]
+        [build] = self.tracker.overview()
+        self.assertEqual({"hello/git:latest", "git/hello:v1"}, {*map(str, build.also)})
+        self.assertEqual("building", build.describe_activity())
+        gates[0].callback(None)
+        for request in requests:
+            self.successResultOf(request)
+        [build] = self.tracker.overview()
+        self.assertEqual(("succeeded", 1), (build.state.value, build.attempts))
+
+    def test_failure_of_one_revision_by_two_tags_is_one_row(self) -> None:
+        """A build that fails is one row for all of its tags, and stays one when it is retried."""
+        gates = self.gates()
+        self.sources.revisions["v1"] = self.sources.revisions["latest"]
+        for tag in ("latest", "v1"):
+            self.request("broken", Tag(tag)).addErrback(lambda _: None)
+        gates[0].callback(None)
+        [build] = self.tracker.overview()
+        self.assertEqual(("failed", 1), (build.state.value, build.attempts))
+        self.assertEqual(["broken:v1"], [*map(str, build.also)])
+        assert build.failure is not None
+        assert build.failure.retry_at is not None
+        self.assertEqual(60, build.failure.retry_at - build.started_at)
+        # Answered from memory: no attempt.
+        self.request("broken").addErrback(lambda _: None)
+        self.assertEqual((build,), self.tracker.overview())
+        # Tried once more, under the other tag.
+        self.clock.advance(61)
+        self.request("broken", Tag("v1")).addErrback(lambda _: None)
+        gates[1].callback(None)
+        [again] = self.tracker.overview()
+        self.assertNotEqual(build.id, again.id)
+        self.assertEqual(("broken:v1", 2), (str(again.labels[0]), again.attempts))
+        self.assertIn("broken:latest", map(str, again.also))
+        # The page that clients were told of shows the last attempt.
+        found = self.tracker.find(build.id)
+        assert found is not None
+        self.assertEqual(again.id, found.id)
+        name = parse_image_name("broken", "x86_64-linux")
+        view = self.tracker.find_failed(name, LATEST, FAILURE)
+        assert view is not None
+        self.assertEqual(again.id, view.id)
+
+    def test_client_above_its_quota_makes_no_rows(self) -> None:
+        """A client that has had its builds for the hour, and retries, makes no rows."""
+        self.builder.build_quota = BuildQuota(max_per_hour=1, seconds=self.clock.seconds)
+        self.successResultOf(self.by("greedy", "hello"))
+        for _ in range(3):
+            self.failureResultOf(self.by("greedy", "git"), BuildsExceeded)
+        self.assertEqual({"hello": "succeeded"}, self.states())
+
+    def test_each_kind_of_failure_says_when_it_is_tried_again(self) -> None:
+        """What is cached is tried again when that is over, and anything else by the next pull."""
+        cached = CachedFailure(original=FAILURE, retry_after=7)
+        for error, seconds in (
+            (FAILURE, 60),
+            (cached, 7),
+            (QueueFull(waiting=1, retry_after=3), 0),
+        ):
+            self.assertEqual(seconds, self.builder.retry_delay(error))
 
     def test_image_that_takes_too_long_as_a_whole_is_given_up(self) -> None:
         """An image that takes too long as a whole is given up, and that is remembered."""

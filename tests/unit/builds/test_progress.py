@@ -12,9 +12,10 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.builds import progress
+from nixery.builds.build_failure import ADVICE, BuildFailure
 from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
-from nixery.builds.views import BuildFailure, BuildState
+from nixery.builds.views import BuildState
 from nixery.errors import ShuttingDown, StorageError
 from nixery.image.names import Digest, Tag, parse_image_name
 from nixery.nix.errors import BuildFailed
@@ -26,6 +27,8 @@ DIGEST = Digest("sha256:" + "0" * 64)
 OUTPUT = CommandOutput(argv=("nix-build", "--option", "secret"), status=100, stderr="/home/secret")
 
 BEGUN = 1_800_001_000
+
+DERIVATION = f"/nix/store/{'0' * 32}-hello-2.12.drv"
 
 
 class ProgressTestCase(SynchronousTestCase):
@@ -202,13 +205,19 @@ class BuildTests(ProgressTestCase):
     def test_failed_build_tells_what_its_error_tells_clients(self) -> None:
         """A failed build tells what its error tells clients, and no command output."""
         self.build.phase(Phase.BUILDING)
-        error = BuildFailed(derivation="/nix/store/x.drv", log=("a", "b"), output=OUTPUT)
+        error = BuildFailed(derivation=DERIVATION, log=("a", "b"), output=OUTPUT)
         self.build.fail(error)
         view = self.build.view()
         self.assertEqual(view.state, BuildState.FAILED)
         self.assertEqual(
             view.failure,
-            BuildFailure(message=error.message, derivation="/nix/store/x.drv", log=("a", "b")),
+            BuildFailure(
+                message=error.message,
+                title="hello 2.12 failed to build",
+                derivation=DERIVATION,
+                log=("a", "b"),
+                advice=ADVICE[BuildFailed],
+            ),
         )
         self.assertNotIn("secret", str(view))
 

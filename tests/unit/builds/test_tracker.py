@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -133,7 +135,121 @@ class BuildTrackerTests(TrackerTestCase):
         self.assertEqual(view.id, maker.id)
         found = self.tracker.find(follower.id)
         assert found is not None
-        self.assertEqual(found.follows, maker.id)
+        self.assertEqual((maker.id, None), (found.id, found.follows))
+
+    def test_build_that_follows_another_is_shown_as_that_one(self) -> None:
+        """There is one row with both names; the page of the other leads to it, also later."""
+        maker, follower = self.begin("git"), self.begin("git-minimal", Phase.EVALUATING)
+        told: list[None] = []
+        self.tracker.watch(lambda: told.append(None), follower.id)
+        version = self.tracker.changes(0).version
+        follower.follow(maker)
+        changes = self.tracker.changes(version)
+        self.assertEqual((RemovedBuild(id=follower.id, images=("git-minimal",)),), changes.removed)
+        [view] = changes.builds
+        self.assertEqual(["git:latest", "git-minimal:latest"], [*map(str, view.labels)])
+        maker.log("a line")
+        self.assertEqual(("a line",), self.tracker.log(follower.id, 0, 9).lines)
+        self.clock.advance(1)
+        self.clock.advance(1)
+        self.assertGreater(len(told), 0)
+        maker.succeed(DIGEST)
+        follower.succeed(DIGEST)
+        self.assertEqual(["git"], self.listed())
+        found = self.tracker.find(follower.id)
+        assert found is not None
+        self.assertEqual(maker.id, found.id)
+
+    def test_one_that_turns_out_to_make_the_image_is_shown(self) -> None:
+        """A build that was to follow, and makes the image itself, is a row again."""
+        first = self.tracker.begin(named("git"), LATEST, "key")
+        second = self.tracker.begin(named("git"), Tag("v1"), "key")
+        for build in (first, second):
+            build.phase(Phase.EVALUATING)
+        self.assertEqual(1, len(self.tracker.overview()))
+        second.lead()
+        self.assertEqual(2, len(self.tracker.overview()))
+        first.follow(second)
+        [view] = self.tracker.overview()
+        self.assertEqual(second.id, view.id)
+        self.assertEqual(["git:v1", "git:latest"], [*map(str, view.labels)])
+        for each in (first.id, second.id):
+            found = self.tracker.find(each)
+            assert found is not None
+            self.assertEqual(second.id, found.id)
+
+    def test_one_that_outlives_the_build_that_it_followed_is_shown(self) -> None:
+        """A build that goes on after the one that it waited for is a row of its own."""
+        first = self.tracker.begin(named("git"), LATEST, "key")
+        second = self.tracker.begin(named("git"), Tag("v1"), "key")
+        first.phase(Phase.BUILDING)
+        first.succeed(DIGEST)
+        second.phase(Phase.BUILDING)
+        self.assertEqual(
+            ["git:v1", "git:latest"], [str(view.labels[0]) for view in self.tracker.overview()]
+        )
+
+    def test_failure_of_its_own_is_shown(self) -> None:
+        """A build that fails while the one that it waits for goes on is a row of its own."""
+        first = self.tracker.begin(named("git"), LATEST, "key")
+        second = self.tracker.begin(named("git"), Tag("v1"), "key")
+        first.phase(Phase.BUILDING)
+        second.fail(FAILURE)
+        self.assertEqual(
+            ["running", "failed"], [view.state.value for view in self.tracker.overview()]
+        )
+
+    def test_clients_that_wait_are_counted_for_all_names_of_a_build(self) -> None:
+        """Clients that wait for any name of a build count, and none when it has ended."""
+        with ExitStack() as requests:
+            for repository, tag in (("git", "latest"), ("git", "v1"), ("htop", "latest")):
+                requests.enter_context(self.tracker.clients.waiting(named(repository), Tag(tag)))
+            first = self.tracker.begin(named("git"), LATEST, "key")
+            first.phase(Phase.BUILDING)
+            self.tracker.begin(named("git"), Tag("v1"), "key")
+            version = self.tracker.changes(0).version
+            with self.tracker.clients.waiting(named("git"), LATEST):
+                [view] = self.tracker.changes(version).builds
+                self.assertEqual(3, view.clients)
+            [view] = self.tracker.overview()
+            self.assertEqual(2, view.clients)
+            first.succeed(DIGEST)
+            [view] = self.tracker.overview()
+            self.assertEqual(0, view.clients)
+
+    def test_spellings_of_waiting_clients_are_shown(self) -> None:
+        """A client that writes the packages in another order is shown with the build."""
+        with self.tracker.clients.waiting(named("htop/git"), LATEST):
+            self.begin("git/htop")
+            with self.tracker.clients.waiting(named("git/htop/git"), LATEST):
+                [view] = self.tracker.overview()
+        self.assertEqual(
+            ["git/htop:latest", "htop/git:latest", "git/htop/git:latest"],
+            [*map(str, view.labels)],
+        )
+
+    def test_attempts_that_fail_alike_are_one_row(self) -> None:
+        """The last attempt replaces those before; another failure is another row."""
+        for _ in range(3):
+            self.begin("a").fail(FAILURE)
+        [view] = self.tracker.overview()
+        self.assertEqual(3, view.attempts)
+        self.begin("a").fail(StorageError(operation="write", reason="gone"))
+        self.begin("b").fail(FAILURE)
+        self.assertEqual(["b", "a", "a"], self.listed())
+
+    def test_retry_that_was_not_tried_is_shown_as_the_failure_before(self) -> None:
+        """A client that was told to watch a retry finds the attempt that failed."""
+        failed = self.begin("a")
+        failed.fail(FAILURE)
+        retry = self.begin("a", Phase.EVALUATING)
+        self.tracker.pin(named("a"), LATEST)
+        retry.fail(CachedFailure(original=FAILURE, retry_after=1.0))
+        [view] = self.tracker.overview()
+        self.assertEqual((failed.id, 1), (view.id, view.attempts))
+        found = self.tracker.find(retry.id)
+        assert found is not None
+        self.assertEqual(failed.id, found.id)
 
     def test_failure_new_or_remembered_is_found_again(self) -> None:
         """A failure, new or remembered, is found again; another one of the image is not."""
@@ -201,7 +317,7 @@ class ChangesTests(TrackerTestCase):
         build.succeed(DIGEST)
         self.assertEqual(
             self.tracker.changes(version).removed,
-            (RemovedBuild(id=build.id, image=build.name.repository),),
+            (RemovedBuild(id=build.id, images=("a",)),),
         )
 
     def test_reader_whose_version_is_too_old_gets_everything(self) -> None:

@@ -93,16 +93,20 @@ class HoldTests(SynchronousTestCase):
         self.image: Deferred[str] = Deferred()
         self.links = True
 
-    def wait_for_image(self, agent: bytes | None = b"skopeo/1.9.3") -> Deferred[str]:
+    def wait_for_image(
+        self, agent: bytes | None = b"skopeo/1.9.3", image: Deferred[str] | None = None
+    ) -> Deferred[str]:
         waiting = PullWaiter(
             clock=self.clock,
             deadline=25,
             announce=self.book.pin,
+            waiting=self.book.clients.waiting,
+            expect_retry=self.book.clients.expect_retry,
             link=lambda build_id: f"http://reg/builds/{build_id}" if self.links else None,
         )
 
         async def work() -> str:
-            return await self.image
+            return await (self.image if image is None else image)
 
         return Deferred.fromCoroutine(waiting.wait_for_image(agent, NAME, LATEST, work()))
 
@@ -159,6 +163,27 @@ class HoldTests(SynchronousTestCase):
         self.clock.advance(25)
         error = self.failureResultOf(held, StillBuilding).value
         self.assertEqual(error.retry_after, ASKED_SECONDS / 2)
+
+    def test_clients_that_wait_are_counted_where_they_wait(self) -> None:
+        """Held requests and clients that are told to retry count; those that leave do not."""
+        build = self.book.begin(NAME, LATEST)
+        build.phase(Phase.BUILDING)
+        first, docker = (
+            self.wait_for_image(image=Deferred()),
+            self.wait_for_image(DOCKER, Deferred()),
+        )
+        self.assertEqual(2, build.view().clients)
+        self.clock.advance(25)
+        self.failureResultOf(first, StillBuilding)
+        self.assertEqual(2, build.view().clients)
+        again = self.wait_for_image()
+        self.assertEqual(2, build.view().clients)
+        docker.cancel()
+        self.failureResultOf(docker, CancelledError)
+        self.assertEqual(1, build.view().clients)
+        self.image.callback("image")
+        self.successResultOf(again)
+        self.assertEqual(0, build.view().clients)
 
     def test_error_names_no_page_to_watch_if_there_are_no_pages(self) -> None:
         """The error names no page to watch if there are no pages."""

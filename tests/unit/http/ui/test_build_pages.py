@@ -191,10 +191,13 @@ class PageTests(PagesTestCase):
                 "id": build.id,
                 "image": "shell/git",
                 "tag": "latest",
+                "also": [],
                 "system": "x86_64-linux",
                 "state": "running",
                 "doing": "building, 1 of 3 builds",
                 "position": None,
+                "clients": 0,
+                "attempts": 1,
                 "begun": "2027-01-15T08:00:00.000+00:00",
                 "ended": None,
                 "elapsed": 1.5,
@@ -226,8 +229,58 @@ class PageTests(PagesTestCase):
         page = self.get(f"/builds/{build.id}")
         self.assertEqual(page["state"], "failed")
         self.assertEqual(page["problem"]["derivation"], "/nix/store/x.drv")
+        self.assertEqual(page["problem"]["retry_at"], None)
         self.assertEqual(page["problem"]["log"], ["no"])
         self.assertNotIn("secret", json.dumps(page))
+
+    def test_failed_build_names_the_package_what_to_do_and_when_it_is_tried_again(self) -> None:
+        """The page begins with the package, and says what to do; the message comes after that."""
+        build = self.begin()
+        derivation = f"/nix/store/{'0' * 32}-git-2.47.0.drv"
+        output = CommandOutput(argv=("nix",), status=1)
+        build.fail(BuildFailed(derivation=derivation, log=("no",), output=output), 60)
+        problem = self.get(f"/builds/{build.id}")["problem"]
+        self.assertEqual(
+            ("git 2.47.0", "git 2.47.0 failed to build", "2027-01-15T08:01:00.000+00:00"),
+            (problem["package"], problem["title"], problem["retry_at"]),
+        )
+        self.assertEqual("a-package-does-not-build", problem["topic"])
+        page = self.html(f"/builds/{build.id}")
+        places = [
+            page.index(text)
+            for text in (
+                "<bdi>git 2.47.0 failed to build</bdi>",
+                problem["advice"],
+                'The first pull after <time data-exact datetime="2027-01-15T08:01:00+00:00"',
+                f"{derivation} failed to build",
+            )
+        ]
+        self.assertEqual(sorted(places), places)
+        other = self.begin("other")
+        other.fail(BuildFailed(derivation=derivation, log=(), output=output))
+        self.assertIn("The next pull tries again.", self.html(f"/builds/{other.id}"))
+        self.assertIn("git 2.47.0 failed to build", self.html("/builds"))
+
+    def test_row_has_the_other_names_the_clients_and_the_attempts(self) -> None:
+        """A row, its page and its lines for a terminal say who waits, and by which names."""
+        first = self.book.begin(parse_image_name("git", "x86_64-linux"), LATEST, "key")
+        first.phase(Phase.BUILDING)
+        for number in range(5):
+            name = parse_image_name("git", "x86_64-linux")
+            self.book.begin(name, Tag(f"v{number}"), "key")
+        with self.book.clients.waiting(first.name, LATEST):
+            with self.book.clients.waiting(first.name, Tag("v1")):
+                [data] = self.get("/builds")["builds"]
+                for path in ("/builds", f"/builds/{first.id}"):
+                    page = self.html(path)
+                    self.assertIn("also <bdi>git:v0, git:v1, git:v2</bdi> and 2 more", page)
+                    self.assertIn("2 clients waiting", page)
+                connection = self.connect()
+                connection.send("GET", f"/builds/{first.id}/events")
+                self.assertIn(b"building; 2 clients waiting\n", connection.received())
+            self.assertIn("1 client waiting", self.html("/builds"))
+        self.assertEqual((2, 5), (data["clients"], len(data["also"])))
+        self.assertEqual(1, len(self.get("/builds?q=v4")["builds"]))
 
     def test_other_paths_are_404_whatever_they_are_made_of(self) -> None:
         """Other paths are 404, whatever they are made of."""

@@ -217,6 +217,38 @@ class IndexTests(UsersTestCase):
         _, _, shown = self.page("/").partition('<section id="failures"')
         self.assertIn("built-since", shown)
 
+    def test_failure_that_was_retried_under_other_names_is_shown_once(self) -> None:
+        """Names in another order, retries and other tags of a revision are the same image."""
+        self.failing("git/htop", "no")
+        self.failing("git/htop", "still not")
+        self.failing("htop/git", "not either")
+        other = self.book.begin(parse_image_name("broken", "x86_64-linux"), Tag("v1"), "revision")
+        other.fail(BuildFailed(derivation="/nix/store/y.drv", log=(), output=OUTPUT))
+        _, _, shown = self.page("/").partition('<section id="failures"')
+        self.assertEqual(2, shown.count("<article"))
+        self.assertIn("not either", shown)
+        self.begin("git/htop/git").succeed(DIGEST)
+        built = self.book.begin(parse_image_name("broken", "x86_64-linux"), LATEST, "revision")
+        built.phase(Phase.BUILDING)
+        built.succeed(DIGEST)
+        self.assertNotIn('id="failures"', self.page("/"))
+
+    def test_build_is_shown_under_the_names_that_the_client_may_see(self) -> None:
+        """A build that somebody pulls by a private name too is shown without that name."""
+        build = self.book.begin(parse_image_name("secret/git", "x86_64-linux"), LATEST, "key")
+        build.phase(Phase.BUILDING)
+        self.assertEqual([], json.loads(self.ask("/builds").body)["builds"])
+        connection = Connection(self.root, self.clock)
+        connection.send("GET", "/builds/events?format=events")
+        escaped = self.book.begin(parse_image_name("git", "x86_64-linux"), LATEST, "key")
+        [seen] = json.loads(self.ask("/builds").body)["builds"]
+        self.assertEqual(("git", [], build.id), (seen["image"], seen["also"], seen["id"]))
+        self.assertEqual(200, self.ask(f"/builds/{escaped.id}").status)
+        self.clock.advance(1)
+        for text in (connection.received().decode(), self.page("/"), self.page("/builds")):
+            self.assertIn("git", text)
+            self.assertNotIn("secret", text)
+
     def test_running_builds_come_first_with_logs_of_failures(self) -> None:
         """Those that run come first; failures have their logs."""
         self.failing("broken", "<b>no</b>", "\x1b[2J")
