@@ -124,8 +124,11 @@ class HostNotAllowed(NixeryError):
 
 @frozen(kw_only=True)
 class CrossSiteRequest(NixeryError):
-    """A page of another site requested an image, in the browser of one of its readers."""
+    """A page of another site asked for an image, in the browser of one of its readers."""
 
     @property
     def message(self) -> str:
-        return "a page of another site cannot pull images: pull it with a container engine"
+        return (
+            "a page of another site cannot pull or build images: use the registry's own page, or"
+            " pull with a container engine"
+        )

@@ -109,16 +109,17 @@ class PackageSearch:
         return await self.sources.resolve(LATEST)
 
     async def search(
-        self, client: str, system: str, requests: Sequence[PackageRequest]
+        self, client: str, system: str, requests: Sequence[PackageRequest], tag: Tag = LATEST
     ) -> SearchResult:
         """
         Look names up.  Cancelling ends the evaluation.
 
         :param client: identifies the client; evaluations are shared fairly between clients.
+        :param tag: names the revision.
         :raises QueueFull: too many wait already.
         :raises NixeryError: the package set cannot be fetched or evaluated.
         """
-        revision = await self.revision()
+        revision = await self.sources.resolve(tag)
         cache = self._fixed_results if revision.is_fixed else self._unknown_results
         results = {
             request: result

@@ -32,7 +32,7 @@ __all__ = ["Authenticator", "PagesGuard", "RegistryGuard", "client_of"]
 SELF_AUTHORIZING_PATHS = frozenset({b"healthz", b"keys", b"readyz", b"token", b"v2"})
 """First path segments open without a login; their handlers authorize clients themselves."""
 
-PUBLIC_PATHS = frozenset({b"docs", b"favicon.ico", b"static"})
+PUBLIC_PATHS = frozenset({b"docs", b"favicon.ico", b"robots.txt", b"static"})
 """First path segments of what has no secrets: the documentation, and the files of all pages."""
 
 UNAUTHENTICATED_PATHS = frozenset({b"healthz", b"keys"})

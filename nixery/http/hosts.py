@@ -28,9 +28,12 @@ class HostRules:
     The host names under which pages are served: of addresses every one, ``localhost``, and some.
 
     :param allowed: names, and patterns as ``*.example.org``; ``*``: any name.
+    :param public: the host, with its port, by which clients reach the registry through a proxy that
+        may put another one into ``Host``; empty: none is known.
     """
 
     allowed: tuple[str, ...] = ()
+    public: str = ""
     _own: set[str] = field(factory=set, init=False)
 
     def add_own(self, host: str) -> None:
@@ -91,8 +94,10 @@ def is_cross_site(request: Request, hosts: HostRules | None = None) -> bool:
         source = request.getHeader(b"Referer")
     if source is None:
         return True
-    own = (request.getHeader(b"Host") or b"").decode("latin-1").lower()
-    if _network_location(source.decode("latin-1")) != own:
+    own = {(request.getHeader(b"Host") or b"").decode("latin-1").lower()}
+    if hosts is not None and hosts.public:
+        own.add(hosts.public.lower())
+    if _network_location(source.decode("latin-1")) not in own:
         return True
     return hosts is not None and not hosts.allows(request)
 

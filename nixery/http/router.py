@@ -75,8 +75,9 @@ class Router(Klein):
 
     @property
     def first_segments(self) -> frozenset[bytes]:
-        """The first segments of all routes' paths."""
-        return frozenset(rule.rule.encode().split(b"/")[1] for rule in self.url_map.iter_rules())
+        """The first segments of all routes' paths, as far as they are fixed."""
+        segments = (rule.rule.encode().split(b"/")[1] for rule in self.url_map.iter_rules())
+        return frozenset(segment for segment in segments if not segment.startswith(b"<"))
 
 
 def _remember(body: Any, request: Request) -> Any:

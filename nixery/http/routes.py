@@ -28,10 +28,12 @@ from nixery.http.registry.api import Registry
 from nixery.http.router import Router
 from nixery.http.token_endpoint import TokenEndpoint
 from nixery.http.ui.assets import STATIC, Assets
+from nixery.http.ui.build_button import BuildButton
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
+from nixery.http.ui.image_redirects import redirect_to_image, redirect_to_latest
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Pages
 from nixery.http.ui.search_page import SearchPage
@@ -60,6 +62,7 @@ class UIHandlers:
     builds: BuildPages | None = None
     images: ImagePages | None = None
     comparison: ComparisonPage | None = None
+    build_button: BuildButton | None = None
     documentation: Documentation | None = None
 
 
@@ -188,6 +191,8 @@ def _route_ui(app: Klein, ui: UIHandlers) -> None:
         _route_images(app, ui.images)
     if ui.comparison is not None:
         _route_comparison(app, ui.comparison)
+    if ui.build_button is not None:
+        _route_build_button(app, ui.build_button)
     if ui.documentation is not None:
         _route_documentation(app, ui.documentation)
 
@@ -201,6 +206,11 @@ def _route_assets(app: Klein, assets: Assets) -> None:
     @app.route("/favicon.ico", methods=READ)
     def favicon(request: Request) -> bytes:
         return assets.serve_alone(request, "favicon.svg")
+
+    # Robots request it without a link to it.
+    @app.route("/robots.txt", methods=READ)
+    def robots(request: Request) -> bytes:
+        return assets.serve_alone(request, "robots.txt")
 
     @app.route(f"/{DESCRIPTION}", methods=READ)
     def openapi(request: Request) -> bytes:
@@ -257,8 +267,8 @@ def _route_images(app: Klein, images: ImagePages) -> None:
         return images.overview(request)
 
     @app.route("/images/<rest:repository>", methods=READ)
-    def image_without_tag(request: Request, repository: str) -> Body:
-        return images.to_latest(request, repository)
+    def image_without_tag(request: Request, repository: str) -> bytes:
+        return redirect_to_latest(request, repository)
 
     @app.route("/images/<image:image>/", methods=READ, strict_slashes=False)
     def image(request: Request, image: tuple[ImageName, Tag]) -> Body:
@@ -269,11 +279,22 @@ def _route_images(app: Klein, images: ImagePages) -> None:
     def image_part(request: Request, image: tuple[ImageName, Tag], part: str) -> Body:
         return images.image(request, *image, part)
 
+    # Whatever is no path of the site, and may be a name as in ``docker pull``.
+    @app.route("/<rest:_path>", methods=READ)
+    def named_image(request: Request, _path: str) -> bytes:
+        return redirect_to_image(request)
+
 
 def _route_comparison(app: Klein, page: ComparisonPage) -> None:
     @app.route("/images/<image:image>/compare", methods=READ)
     def comparison(request: Request, image: tuple[ImageName, Tag]) -> Body:
         return page.show(request, *image)
+
+
+def _route_build_button(app: Klein, button: BuildButton) -> None:
+    @app.route("/images/<image:image>/build", methods=["POST"])
+    def build_image(request: Request, image: tuple[ImageName, Tag]) -> Body:
+        return button.press(request, *image)
 
 
 def _route_documentation(app: Klein, documentation: Documentation) -> None:

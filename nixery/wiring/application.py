@@ -170,13 +170,14 @@ def make_application(
         cpu,
         files,
         reactor,
-        tracker=builds.tracker,
+        builds=builds,
         catalog=inspection.catalog,
         comparer=inspection.comparer,
         sources=sources.sources,
         package_lookup=FilteredLookup(package_lookup=nix.nix, rules=limits.rules),
         candidates=candidates,
         packages=packages,
+        rules=limits.rules,
         visibility=access.visibility,
     )
     http = make_http(
@@ -230,6 +231,7 @@ def make_application(
             *nix.components,
             *inspection.components,
             *popularity.components,
+            *web_ui.components,
             # When the builder has stopped, every request has been answered.
             http.connections,
             *builds.components,

@@ -102,8 +102,8 @@ def make_http(
     if controller is not None and config.access.auth == "token":
         token = TokenEndpoint(controller)
     manifests = Manifests(stored.storage, reactor.seconds)
-    public = (host_name(config.http.public_host),)
-    hosts = HostRules(allowed=config.http.allowed_hosts + public)
+    public = config.http.public_host
+    hosts = HostRules(allowed=(*config.http.allowed_hosts, host_name(public)), public=public)
 
     def make_registry(address: PublicAddress) -> Registry:
         guard = None
@@ -142,7 +142,7 @@ def make_http(
             readiness=HealthPage(readiness.faults, tells_faults),
             public_key=None if keys is None else PublicKeyPage(keys.signing.verification.pem),
             metrics=None if exposition is None else MetricsPage(exposition.expose),
-            ui=web_ui.make(address),
+            ui=web_ui.make(address, hosts),
         )
         pages = None if handlers.ui is None else handlers.ui.pages
         router = make_router(handlers, config.sources.system, config.sources.platforms)

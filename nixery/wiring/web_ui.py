@@ -10,24 +10,32 @@ from attrs import frozen
 from nixery.builds.candidates import CandidateSearch
 from nixery.builds.package_catalog import PackageCatalog
 from nixery.builds.package_lookup import PackageLookup, PackageSearch
-from nixery.builds.tracker import BuildTracker
 from nixery.config.config import Config
+from nixery.http.hosts import HostRules
 from nixery.http.routes import UIHandlers
 from nixery.http.ui.assets import read_site_files
+from nixery.http.ui.build_button import BuildButton
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
+from nixery.http.ui.image_preview import RESPONSE_SECONDS, Contents, ImagePreview
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Pages, Section
 from nixery.http.ui.search_page import SearchPage
 from nixery.http.visibility import VisibilityRules
+from nixery.image.names import ImageName, Tag
 from nixery.inspection.catalog import ImageCatalog
 from nixery.inspection.image_comparer import ImageComparer
+from nixery.limits.package_rules import PackageRules
+from nixery.pulls.unattended_pulls import UnattendedPulls
+from nixery.runtime.background_answers import BackgroundAnswers
 from nixery.runtime.data_files import docs_directory, web_directory
 from nixery.runtime.public_address import PublicAddress
+from nixery.runtime.startup import Component
 from nixery.runtime.workers import Workers
 from nixery.sources.interface import Sources
+from nixery.wiring.builds import BuildSubsystem
 
 __all__ = ["WebUISubsystem", "make_web_ui"]
 
@@ -38,11 +46,13 @@ class WebUISubsystem:
     The pages.
 
     :param shows_builds: true if there are pages of builds, which messages may link to.
-    :param make: makes their handlers, which show the address of the registry.
+    :param make: makes their handlers, which show the address of the registry, and know its names.
+    :param components: when they have stopped, nothing goes on that was begun for a page.
     """
 
     shows_builds: bool
-    make: Callable[[PublicAddress], UIHandlers | None]
+    make: Callable[[PublicAddress, HostRules], UIHandlers | None]
+    components: tuple[Component, ...] = ()
 
 
 def make_web_ui(
@@ -51,13 +61,14 @@ def make_web_ui(
     files: Workers,
     reactor: Any,  # the global reactor, which has no type
     *,
-    tracker: BuildTracker,
+    builds: BuildSubsystem,
     catalog: ImageCatalog,
     comparer: ImageComparer,
     sources: Sources,
     package_lookup: PackageLookup,
     candidates: CandidateSearch,
     packages: PackageCatalog,
+    rules: PackageRules,
     visibility: VisibilityRules,
 ) -> WebUISubsystem:
     """
@@ -65,7 +76,8 @@ def make_web_ui(
 
     :param cpu: the pool in which large pages are rendered.
     :param files: the pool for file systems.
-    :param tracker: tracks the builds.
+    :param builds: makes images for visitors, and tracks all builds.
+    :param rules: the packages that are served at all.
     :param package_lookup: looks up names that a user types.
     :param candidates: finds other names for those that do not exist.
     :param packages: searches packages.
@@ -73,7 +85,7 @@ def make_web_ui(
     :raises ResourceMissing: the installation is incomplete.
     """
     if not config.ui.web_ui:
-        return WebUISubsystem(shows_builds=False, make=lambda _: None)
+        return WebUISubsystem(shows_builds=False, make=lambda _address, _hosts: None)
     site_files = read_site_files(web_directory())
     docs = docs_directory()
     sections = [Section("Start", "/")]
@@ -83,7 +95,22 @@ def make_web_ui(
         sections.append(Section("Images", "/images"))
     sections.append(Section("Documentation", "/docs/"))
 
-    def make(address: PublicAddress) -> UIHandlers:
+    tracker = builds.tracker
+    search = PackageSearch(
+        sources=sources,
+        package_lookup=package_lookup,
+        candidates=candidates,
+        seconds=reactor.seconds,
+    )
+    previews = BackgroundAnswers[tuple[ImageName, Tag], Contents](
+        clock=reactor, seconds=RESPONSE_SECONDS
+    )
+    shown_builds = tracker if config.ui.show_builds else None
+    pulls = UnattendedPulls(
+        images=builds.images, builds=shown_builds, waiting=tracker.clients.waiting, clock=reactor
+    )
+
+    def make(address: PublicAddress, hosts: HostRules) -> UIHandlers:
         pages = Pages(
             site_files,
             cpu,
@@ -96,37 +123,42 @@ def make_web_ui(
         )
         index = IndexPage(
             pages,
-            PackageSearch(
-                sources=sources,
-                package_lookup=package_lookup,
-                candidates=candidates,
-                seconds=reactor.seconds,
-            ),
+            search,
             config.sources.system,
             reactor,
             platforms=config.sources.platforms,
-            builds=tracker if config.ui.show_builds else None,
+            builds=shown_builds,
             visibility=visibility,
         )
-        builds, images, comparison = None, None, None
+        build_pages, images, comparison, button = None, None, None, None
         if config.ui.show_builds:
-            builds = BuildPages(tracker, reactor, pages, visibility=visibility)
+            build_pages = BuildPages(tracker, reactor, pages, visibility=visibility)
         if config.ui.show_images:
-            system = config.sources.system
+            preview = ImagePreview(
+                pages=pages,
+                search=search,
+                answers=previews,
+                visibility=visibility,
+                builds=tracker,
+                shows_builds=config.ui.show_builds,
+            )
             images = ImagePages(
-                catalog,
-                pages,
-                cpu,
-                visibility,
-                system=system,
-                builds=tracker if config.ui.show_builds else None,
+                catalog, pages, cpu, visibility, preview=preview, builds=shown_builds
+            )
+            button = BuildButton(
+                pages=pages,
+                pulls=pulls,
+                candidates=builds.images,
+                visibility=visibility,
+                rules=rules,
+                hosts=hosts,
             )
             comparison = ComparisonPage(
                 catalog,
                 comparer,
                 pages,
                 visibility,
-                system=system,
+                system=config.sources.system,
                 platforms=config.sources.platforms,
             )
         return UIHandlers(
@@ -134,10 +166,18 @@ def make_web_ui(
             assets=site_files.assets,
             index=index,
             search=SearchPage(pages, packages, visibility),
-            builds=builds,
+            builds=build_pages,
             images=images,
             comparison=comparison,
+            build_button=button,
             documentation=Documentation(pages, docs, files),
         )
 
-    return WebUISubsystem(shows_builds=config.ui.show_builds, make=make)
+    return WebUISubsystem(
+        shows_builds=config.ui.show_builds,
+        make=make,
+        components=(
+            Component(name="previews", stop=previews.stop),
+            Component(name="unattended pulls", stop=pulls.stop),
+        ),
+    )

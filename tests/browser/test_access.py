@@ -54,11 +54,11 @@ class AccessTests(BrowserCase):
                 pull.result()
 
     def test_list_of_images_large_one_with_answer_its_paths_and_one_that_is_not(self) -> None:
-        """The list of images, a large one with an answer, its paths, and one that is not."""
+        """The list of images, a large one with an answer, its paths, and some that are not."""
         for image in ("estate", "hostile"):
             self.assertEqual(200, watched_registry().registry.manifest(image).status)
         self.allow("/images/nobody/has:latest", 404)
-        self.allow("/nowhere", 404)
+        self.allow("/Nowhere", 404)
         self.judge(
             [
                 "/images",
@@ -66,7 +66,8 @@ class AccessTests(BrowserCase):
                 "/images/estate:latest/paths?q=part2",
                 "/images/estate:latest/compare?with=hostile",
                 "/images/nobody/has:latest",
-                "/nowhere",
+                "/images/known/first:latest",
+                "/Nowhere",
             ]
         )
 

@@ -123,7 +123,7 @@ let
     named simple [ "plain" "known" ]
     // named held [ "crowded" "left-alone" "endless" "queued" ]
     // named held [ "slow-docker" "slow-podman" "slow-skopeo" "slow-ctr" "slow-http" ]
-    // named stepwise [ "seen-live" "seen-plain" "seen-listed" "seen-filtered" "seen-running" ]
+    // named stepwise [ "seen-live" "seen-plain" "seen-listed" "seen-filtered" "seen-running" "seen-preview" ]
     // named large [ "large" "shared" ]
     // named failing [ "failing-docker" "failing-podman" "failing-ctr" "failing-skopeo" "failing-http" ]
     // named heldFailing [ "failing-live" "failing-plain" "failing-filtered" ];

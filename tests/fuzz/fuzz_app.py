@@ -55,10 +55,12 @@ from nixery.http.root import Root
 from nixery.http.routes import Handlers, UIHandlers, make_router
 from nixery.http.server import make_site
 from nixery.http.token_endpoint import TokenEndpoint
+from nixery.http.ui.build_button import BuildButton
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
+from nixery.http.ui.image_preview import RESPONSE_SECONDS, ImagePreview
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Section
 from nixery.http.ui.search_page import SearchPage
@@ -71,6 +73,7 @@ from nixery.inspection.catalog import ImageCatalog
 from nixery.inspection.image_comparer import ImageComparer
 from nixery.layers.grouping import LayerSettings, Popularity
 from nixery.layers.tarball import Compression
+from nixery.limits.package_rules import PackageRules
 from nixery.nix.package_index import IndexEntry, PackageIndex
 from nixery.observability.json_log import json_line
 from nixery.pulls.images import ImageService
@@ -78,6 +81,8 @@ from nixery.pulls.referrers import Referrers
 from nixery.pulls.repository_blobs import RepositoryBlobs
 from nixery.pulls.signatures import ImageSigner
 from nixery.pulls.tag_recorder import TagRecorder
+from nixery.pulls.unattended_pulls import UnattendedPulls
+from nixery.runtime.background_answers import BackgroundAnswers
 from nixery.sources.source import PackageSet, Revision
 from nixery.storage.filesystem.backend import FilesystemStorage
 from nixery.testing.fakes import FakeNix, FakePackage, FakeSources, FakeWallClock, InlineWorkers
@@ -340,7 +345,33 @@ class World:
                 index=index,
                 search=SearchPage(pages, packages, visibility or AllowAll()),
                 builds=BuildPages(self.book, clock, pages, visibility=visibility),
-                images=ImagePages(library, pages, workers, visibility or AllowAll(), system=SYSTEM),
+                images=ImagePages(
+                    library,
+                    pages,
+                    workers,
+                    visibility or AllowAll(),
+                    preview=ImagePreview(
+                        pages=pages,
+                        search=lookup,
+                        answers=BackgroundAnswers(clock=clock, seconds=RESPONSE_SECONDS),
+                        visibility=visibility or AllowAll(),
+                        builds=self.book,
+                        shows_builds=True,
+                    ),
+                ),
+                build_button=BuildButton(
+                    pages=pages,
+                    pulls=UnattendedPulls(
+                        images=images,
+                        builds=self.book,
+                        waiting=self.book.clients.waiting,
+                        clock=clock,
+                    ),
+                    candidates=images,
+                    visibility=visibility or AllowAll(),
+                    rules=PackageRules(),
+                    hosts=None,
+                ),
                 comparison=ComparisonPage(
                     library,
                     ImageComparer(catalog=library, storage=storage, cpu=workers),

@@ -35,6 +35,9 @@ _PATHS = (
     b"/images/hello:latest?why=glibc&format=html",
     b"/images/hello:latest/paths?layer=1&sort=size",
     b"/images/hello:latest/graph.svg",
+    b"/images/shell/hello:latest?format=html",
+    b"/hello/shell:latest?format=html",
+    b"/robots.txt",
     b"/docs/",
     b"/static/0/site.css",
     b"/token?scope=repository:hello:pull&offline_token=true",
@@ -58,6 +61,7 @@ REQUESTS: tuple[bytes, ...] = (
         b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n" + _HEADERS[index % len(_HEADERS)] + b"\r\n"
         for index, path in enumerate(_PATHS)
     ),
+    b"POST /images/hello:latest/build HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
     b"POST /token HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(_FORM), _FORM),
     b"PUT /v2/a/blobs/uploads/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
     b"HEAD /v2/hello/manifests/latest HTTP/1.0\r\n\r\n",

@@ -81,9 +81,18 @@ paths = st.one_of(
                 "readyz",
                 "metrics",
                 "favicon.ico",
+                "robots.txt",
+                "search",
+                "hello",
             ]
         ),
         st.lists(segments, max_size=4),
+    ),
+    st.builds(
+        lambda start, names, end: start + "/".join(names) + end,
+        st.sampled_from(["/images/", "/"]),
+        st.lists(segments, min_size=1, max_size=4),
+        st.sampled_from(["", ":latest", ":latest/build", ":v1/paths"]),
     ),
 )
 

@@ -1,5 +1,5 @@
 """
-Find the image that a path without a route may mean: ``/shell/git`` as in ``docker pull``.
+Find the image that a path without a route means: ``/shell/git`` as in ``docker pull``.
 
 Nothing is looked up here: the page that is linked decides what its reader may see.
 """
@@ -13,7 +13,18 @@ from attrs import frozen
 from nixery.image.errors import InvalidName, InvalidReference
 from nixery.image.names import meta_packages_first, parse_image_name, parse_tag
 
-__all__ = ["ImageLink", "find_image_link"]
+__all__ = ["SITE_SEGMENTS", "ImageLink", "find_image_link"]
+
+SITE_SEGMENTS = frozenset(
+    {
+        *(b"api", b"builds", b"docs", b"favicon.ico", b"healthz", b"images", b"keys", b"metrics"),
+        *(b"openapi.json", b"readyz", b"robots.txt", b"search", b"static", b"token", b"v2"),
+    }
+)
+"""
+First path segments of the site itself, also of parts that are switched off: an image whose name
+begins with one is only found under ``/images/``.
+"""
 
 
 @frozen(kw_only=True)

@@ -11,9 +11,10 @@ Serve pages of images under ``/images``.
     /images/NAME:TAG/sbom.spdx.json      the same in SPDX
     /images/NAME:TAG/provenance.json     its provenance
 
-Only images that this registry has served are shown.  These pages do not build an image,
-query the package set, or run Nix: a page costs some reads from storage, and work on the
-CPU pool that is done once for each image.
+These are pages of images that this registry has served.  They do not build an image, query the
+package set, or run Nix: a page costs some reads from storage, and work on the CPU pool that is done
+once for each image.  Browsers get a preview of any other image
+(:mod:`nixery.http.ui.image_preview`).
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from twisted.web.server import Request
 
 from nixery.artifacts.attachment import Attachment
 from nixery.artifacts.document import CYCLONEDX, IN_TOTO, SPDX
-from nixery.http.responses import PLAIN_TEXT, answer_with, client_disconnected, set_headers
-from nixery.http.ui.client_commands import guess_program
+from nixery.http.responses import answer_with, client_disconnected, set_headers
 from nixery.http.ui.image_facts import KeptBuilds, find_facts, program_of
+from nixery.http.ui.image_preview import ImagePreview
 from nixery.http.ui.image_views import (
     SORTS,
     PathQuery,
@@ -45,7 +46,7 @@ from nixery.http.ui.query import argument, number
 from nixery.http.visibility import VisibilityRules
 from nixery.image.image_index import ImageIndex
 from nixery.image.manifests import Manifest
-from nixery.image.names import Digest, ImageName, Tag, meta_packages_first, parse_image_name
+from nixery.image.names import Digest, ImageName, Tag
 from nixery.inspection.image_list import EarlierImage, ImageEntry
 from nixery.inspection.page_data import PageData
 from nixery.runtime.workers import Workers
@@ -102,7 +103,7 @@ class ImagePages:
     :param pages: renders the pages.
     :param workers: the pool in which their data is prepared.
     :param visibility: decides which images a client may see.
-    :param system: the Nix system of images whose names choose none.
+    :param preview: serves the pages of images that were never pulled; ``None``: they are a 404.
     :param builds: supplies the builds that made them; ``None``: builds are not shown.
     """
 
@@ -113,23 +114,15 @@ class ImagePages:
         workers: Workers,
         visibility: VisibilityRules,
         *,
-        system: str,
+        preview: ImagePreview | None = None,
         builds: KeptBuilds | None = None,
     ) -> None:
         self._catalog = catalog
         self._pages = pages
         self._workers = workers
         self._visibility = visibility
-        self._system = system
+        self._preview = preview
         self._builds = builds
-
-    async def to_latest(self, request: Request, repository: str) -> bytes:
-        """Redirect an image without a tag to the tag ``latest``, as clients of registries do."""
-        name = parse_image_name(repository.rstrip("/"), self._system)
-        request.setResponseCode(302)
-        location = place(f"{name.repository}:latest")
-        set_headers(request, {**PAGE_HEADERS, b"Location": location.encode("ascii")})
-        return answer_with(request, PLAIN_TEXT, f"{location}\n".encode())
 
     # -- the list ---------------------------------------------------------------------------
 
@@ -189,7 +182,7 @@ class ImagePages:
         if self._visibility.may_see(request, name.repository):
             manifest = await self._catalog.find(name, tag)
         if manifest is None:
-            return None if client_disconnected(request) else self._unknown(request, name, tag)
+            return await self._unknown(request, name, tag, part)
         if part in DOCUMENTS:
             return await self._document(request, manifest, part)
         page_data = await self._catalog.page_data(manifest)
@@ -226,20 +219,15 @@ class ImagePages:
                 return answer_with(request, "application/json", body)
         return None if client_disconnected(request) else self._nothing_more(request)
 
-    def _unknown(self, request: Request, name: ImageName, tag: Tag) -> bytes:
-        if not wants_html(request):
-            return self._pages.error(
-                request, 404, f"{name.repository}:{tag} has not been pulled from here yet"
-            )
-        return self._pages.answer(
-            request,
-            "imageunknown.html",
-            404,
-            repository=name.repository,
-            tag=tag,
-            program=guess_program(name.repository, {}),
-            meta_first=meta_packages_first(name.repository),
-        )
+    async def _unknown(
+        self, request: Request, name: ImageName, tag: Tag, part: str
+    ) -> bytes | None:
+        if client_disconnected(request):
+            return None
+        if self._preview is not None and not part and wants_html(request):
+            return await self._preview.show(request, name, tag)
+        message = f"{name.repository}:{tag} has not been pulled from here yet"
+        return self._pages.error(request, 404, message)
 
     async def _page(
         self,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -37,12 +36,18 @@ from nixery.http.ui.package_query import (
     program_of,
 )
 from nixery.http.ui.pages import Pages
+from nixery.http.ui.platform_search import LATEST, search_platforms
 from nixery.http.ui.query import argument
 from nixery.http.visibility import AllowAll, VisibilityRules
 from nixery.image.errors import PackageProblem
-from nixery.image.names import ARCH_META_PACKAGES, DEFAULT_PACKAGES, SHELL, PackageRequest
+from nixery.image.names import (
+    ARCH_META_PACKAGES,
+    DEFAULT_PACKAGES,
+    SHELL,
+    PackageRequest,
+    Tag,
+)
 from nixery.image.packages import LookupResult
-from nixery.nix.errors import EvaluationFailed
 from nixery.runtime.deferreds import TimedOut, with_timeout
 from nixery.sources.source import Revision
 
@@ -73,7 +78,7 @@ class PackageSearch(Protocol):
         """Return the revision served now; :raises NixeryError: it cannot be determined."""
 
     async def search(
-        self, client: str, system: str, requests: Sequence[PackageRequest]
+        self, client: str, system: str, requests: Sequence[PackageRequest], tag: Tag = LATEST
     ) -> _SearchResult:
         """Look up package names; :raises NixeryError: they cannot be looked up."""
 
@@ -163,7 +168,9 @@ class IndexPage:
             checked = await self._search.search(
                 client, queries.name.system, queries.package_requests
             )
-            platforms = await self._search_platforms(client, queries, checked)
+            platforms = await search_platforms(
+                self._search, client, queries.name, queries.package_requests, checked.results
+            )
         except NixeryError as error:
             problem = error_response(error)
             if not client_disconnected(request):
@@ -197,25 +204,6 @@ class IndexPage:
             },
             "clients": [asdict(each) for each in clients],
         }
-
-    async def _search_platforms(
-        self, client: str, queries: PackageQueries, own: _SearchResult
-    ) -> Mapping[str, Sequence[LookupResult]]:
-        """
-        Return the results for the systems of an index; nothing for other images.
-
-        :param own: those for the system of the registry.
-        """
-        platforms: dict[str, Sequence[LookupResult]] = {}
-        for system in queries.name.platforms:
-            if system == queries.name.system:
-                platforms[system] = own.results
-                continue
-            # A package set that does not evaluate for a system has nothing to say of it.
-            with suppress(EvaluationFailed):
-                found = await self._search.search(client, system, queries.package_requests)
-                platforms[system] = found.results
-        return platforms
 
     def _visible(self, request: Request, result: LookupResult) -> LookupResult:
         """Leave out the candidates that a client may not see."""

@@ -39,6 +39,7 @@ __all__ = [
     "names_in",
     "parse_query",
     "program_of",
+    "queries_of",
     "describe_results",
 ]
 
@@ -160,6 +161,22 @@ def parse_query(text: str, system: str, platforms: Sequence[str] = ()) -> Packag
         ),
         name=name,
     )
+
+
+def queries_of(name: ImageName) -> PackageQueries:
+    """Return the package names in the name of an image, as :func:`parse_query` those in a text."""
+    components = name.repository.split("/")
+    meta = list(itertools.takewhile(META_PACKAGES.__contains__, components))
+    queries = [
+        PackageQuery(typed=component, component=component, package_request=None)
+        for component in dict.fromkeys(meta)
+    ]
+    for component in dict.fromkeys(components[len(meta) :]):
+        request = _package_request(component)
+        # An escaped name is shown as it is in the package set.
+        typed = request.name if request.exact else component
+        queries.append(PackageQuery(typed=typed, component=component, package_request=request))
+    return PackageQueries(queries=tuple(queries), name=name)
 
 
 def describe_results(

@@ -60,6 +60,8 @@ PAGE_WAYS: Sequence[Ask] = (
     (GET, "Accept: application/json"),
 )
 
+BROWSER_WAYS: Sequence[Ask] = ((GET, "Accept: text/html"), (HEAD, "Accept: text/html"))
+
 STREAM_WAYS: Sequence[Ask] = (
     (GET, "Accept: text/event-stream"),
     (GET, ""),
@@ -187,7 +189,7 @@ class MatrixTests(SynchronousTestCase):
         for path in ("/search?q=hello", "/api/search?q=hello"):
             yield Row(path, PAGE_WAYS, USERS)
         yield Row("/builds/events", STREAM_WAYS, USERS)
-        for path in ("/healthz", "/docs/", "/favicon.ico"):
+        for path in ("/healthz", "/docs/", "/favicon.ico", "/robots.txt"):
             yield Row(path, PAGE_WAYS, CLIENTS)
         yield Row("/keys/nixery.pub", PAGE_WAYS, CLIENTS)
         builds = {build.image: build.id for build in self.world.book.overview()}
@@ -197,6 +199,9 @@ class MatrixTests(SynchronousTestCase):
             yield Row(f"/builds/{builds[name]}", PAGE_WAYS, may)
             yield Row(f"/builds/{builds[name]}/events", STREAM_WAYS[:3], may)
             yield Row(f"/api/packages?names={name}", PAGE_WAYS, may)
+            # An image that was never pulled, whose name is not the one of the token.
+            users = [client for client in may if client != "token"]
+            yield Row(f"/images/{name}/cacert:latest", BROWSER_WAYS, users)
 
     def check(self, rows: Iterator[Row]) -> int:
         """Ask for each row in each way by each client; return the number of requests."""
@@ -223,6 +228,28 @@ class MatrixTests(SynchronousTestCase):
         self.assertIn(b'href="/docs/"', body)
         status, body = self.ask("nobody", GET, "/builds")
         self.assertEqual((401, 1), (status, body.count(b"\n")))
+
+    def test_button_builds_for_those_who_may_have_the_image(self) -> None:
+        """The button begins a build for a client that may have the image, and for no other."""
+        for name, may in IMAGES.items():
+            path = f"/images/{name}/cacert:latest/build"
+            for client in CLIENTS:
+                builds = len(self.world.nix.evaluations)
+                status, _ = self.ask(client, "POST", path, "Content-Length: 0")
+                case = (client, path, status)
+                if client in may and client != "token":
+                    self.assertEqual(303, status, case)
+                    continue
+                self.assertIn(status, (401,) if client in NO_LOGIN else (401, 403), case)
+                self.assertEqual(builds, len(self.world.nix.evaluations), case)
+            foreign = self.ask("bob", "POST", path, "Origin: http://attacker.example")
+            self.assertEqual(403, foreign[0])
+
+    def test_names_as_paths_lead_browsers_to_the_page_after_a_login(self) -> None:
+        """The name of an image as a path is redirected to its page, for users alone."""
+        for client in CLIENTS:
+            status, _ = self.ask(client, GET, "/hello", "Accept: text/html")
+            self.assertEqual(302 if client in USERS else 401, status, client)
 
     def test_every_part_is_for_those_who_may_have_it(self) -> None:
         """A client that may have something gets it in every way, and no other in any."""

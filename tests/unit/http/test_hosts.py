@@ -130,6 +130,16 @@ class CrossSiteTests(SynchronousTestCase):
         ):
             self.assertEqual(200, self.pull(*headers), headers)
 
+    def test_public_host_is_the_registrys_own_behind_a_proxy_that_sends_another(self) -> None:
+        """An origin that is the host of the public URL is that of the registry's own pages."""
+        hosts = HostRules(allowed=("reg",), public="Nixery.example:8443")
+        registry = Registry(
+            self.images, self.storage, InlineWorkers(), Clock(), limits=RegistryLimits(hosts=hosts)
+        )
+        self.root = Root(make_router(Handlers(registry=registry), "x86_64-linux"))
+        for origin, status in (("nixery.example:8443", 200), ("nixery.example", 403)):
+            self.assertEqual(status, self.pull(("Origin", f"https://{origin}"), BROWSER), origin)
+
     def test_engines_that_another_host_has_redirected_are_answered(self) -> None:
         """The HTTP client of Go, which all engines have, names that host as browsers do."""
         referer = ("Referer", "http://mirror.example/v2/git/manifests/latest")

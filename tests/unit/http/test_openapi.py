@@ -12,6 +12,7 @@ import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.http.openapi import read_description
+from nixery.http.ui.image_link import SITE_SEGMENTS
 from nixery.http.ui.image_pages import DOCUMENTS
 from nixery.runtime.data_files import web_directory
 from tests.fuzz.fuzz_app import PASSWORD, USER, World, answers_in, basic
@@ -89,6 +90,11 @@ class DescriptionTests(SynchronousTestCase):
                     self.assertIn(str(status), operations[method]["responses"])
                     if "/{" not in path and path not in REFUSED:
                         self.assertEqual(200, status)
+
+    def test_first_segments_of_routes_are_the_sites_own(self) -> None:
+        """No path of the site is taken for the name of an image when its part is switched off."""
+        segments = self.world.router.first_segments - {b""}
+        self.assertEqual(set(SITE_SEGMENTS), set(segments))
 
     def test_path_that_is_not_described_is_a_404(self) -> None:
         """A path that is not described is a 404."""

@@ -12,10 +12,14 @@ from twisted.web.server import Request
 from nixery.errors import ShuttingDown, StorageError
 from nixery.http.root import Root
 from nixery.http.routes import READ, Handlers, UIHandlers, make_router
+from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.pages import Pages
+from nixery.http.visibility import AllowAll
 from nixery.observability.context import current_request
+from nixery.testing.fakes import InlineWorkers
 from tests.support.http import Connection, make_root
 from tests.support.pages import BROWSER, make_pages
+from tests.unit.http.ui.test_image_pages import FakeCatalog
 
 
 class RootTestCase(SynchronousTestCase):
@@ -186,6 +190,27 @@ class RouteTests(SynchronousTestCase):
         """The root is a 404 as well if pages are switched off, and in text for browsers too."""
         answer = Connection(make_root()).request("GET", "/", BROWSER)
         self.assertEqual((404, b"there is nothing here\n"), (answer.status, answer.body))
+
+    def test_path_that_is_the_name_of_an_image_is_redirected_for_browsers(self) -> None:
+        """The name of an image leads browsers to its page, unless the site's own paths begin so."""
+        pages = make_pages()
+        images = ImagePages(FakeCatalog(), pages, InlineWorkers(), AllowAll())
+        connection = Connection(make_root(ui=UIHandlers(pages=pages, images=images)))
+        for path, location in (
+            ("/shell/git", "/images/shell/git:latest"),
+            ("/git/shell:x/", "/images/git/shell:x"),
+            ("/index.html:22.05", "/images/index.html:22.05"),
+            ("/search/git", None),
+            ("/builds", None),
+            ("/%61pi/x", None),
+            ("/Git", None),
+            ("/git:.x", None),
+            ("/%ff", None),
+        ):
+            answer = connection.request("GET", path, BROWSER)
+            expected = (302, location) if location else (404, None)
+            self.assertEqual(expected, (answer.status, answer.header("Location")), path)
+            self.assertEqual(404, connection.request("GET", path).status, path)
 
     def test_path_that_is_the_name_of_an_image_links_to_it(self) -> None:
         """A path that is the name of an image links to its page, with ``shell`` at the start."""

@@ -48,9 +48,7 @@ class ComparisonPageTests(SynchronousTestCase):
         pages = make_pages()
         ui = UIHandlers(
             pages=pages,
-            images=ImagePages(
-                self.catalog, pages, InlineWorkers(), self.veil, system="x86_64-linux"
-            ),
+            images=ImagePages(self.catalog, pages, InlineWorkers(), self.veil),
             comparison=ComparisonPage(
                 self.catalog, self.comparer, pages, self.veil, system="x86_64-linux"
             ),

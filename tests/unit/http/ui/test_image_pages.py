@@ -129,9 +129,7 @@ class PagesCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.library = FakeCatalog()
         self.veil = Veil()
-        pages = ImagePages(
-            self.library, make_pages(), InlineWorkers(), self.veil, system="x86_64-linux"
-        )
+        pages = ImagePages(self.library, make_pages(), InlineWorkers(), self.veil)
         self.connection = Connection(make_root(ui=UIHandlers(pages=make_pages(), images=pages)))
         self.report = report_of(
             {"git-2.40": 40_000_000, "curl-8.5": 3_000_000, "glibc-2.38": 30_000_000},
@@ -161,14 +159,6 @@ class PagesCase(SynchronousTestCase):
 class SignedTests(PagesCase):
     """Tests of the command that verifies an image."""
 
-    def test_image_that_is_not_known_links_its_packages(self) -> None:
-        """An image that nobody pulled links its packages, and the name with shell at its start."""
-        page = self.page("/images/shell/htop:latest", 404)
-        self.assertIn('href="/?packages=shell/htop"', page)
-        self.assertNotIn("Did you mean", page)
-        page = self.page("/images/htop/shell/multi:latest", 404)
-        self.assertIn('Did you mean <a href="/images/shell/multi/htop:latest">', page)
-
     def test_page_of_a_signed_image_says_how_to_verify_it(self) -> None:
         """The page has the command with the image's name where images are signed, only there."""
         self.assertNotIn("cosign", self.page("/images/shell/git:latest"))
@@ -177,7 +167,6 @@ class SignedTests(PagesCase):
             make_pages(signed=True),
             InlineWorkers(),
             self.veil,
-            system="x86_64-linux",
         )
         self.connection = Connection(make_root(ui=UIHandlers(pages=make_pages(), images=pages)))
         page = self.page("/images/shell/git:latest")
@@ -453,14 +442,13 @@ class ImageTests(PagesCase):
         self.assertEqual([*notes], json.loads(answer.body)["notes"])
 
     def test_image_that_was_not_served(self) -> None:
-        """An image that was not served: how to pull it, and nothing is made."""
-        page = self.page("/images/shell/htop:stable", 404)
-        self.assertIn("docker pull reg.example:8080/shell/htop:stable", page)
+        """An image that was not served is a 404 for programs, and so are the parts of its page."""
+        for path in ("/images/shell/htop:latest", "/images/shell/htop:latest/graph.json"):
+            self.assertEqual(404, self.ask(path, ("Accept", "application/json")).status, path)
+        missing = self.page("/images/shell/htop:latest/paths", 404)
         self.veil.hidden.add("shell/git")
-        hidden = self.page("/images/shell/git:latest", 404)
-        named = re.sub("shell(.)htop", r"shell\1git", page).replace(":stable", ":latest")
-        self.assertEqual(named, hidden, "they differ")
-        self.page("/images/shell/git:latest/graph.json", 404)
+        hidden = self.page("/images/shell/git:latest/paths", 404)
+        self.assertEqual(missing.replace("htop", "git"), hidden, "they differ")
 
     def test_path_that_can_be_no_name_or_no_tag_is_a_mistake_of_the_clients(self) -> None:
         """A path that can be no name or no tag is a mistake of the client's: 400 or 404."""

@@ -63,7 +63,11 @@ class FakePackageSearch:
         return Revision(identity={"kind": "test"}, pinned=True, label="nixos at 0123")
 
     async def search(
-        self, client: str, system: str, requests: Sequence[PackageRequest]
+        self,
+        client: str,
+        system: str,
+        requests: Sequence[PackageRequest],
+        tag: Tag = LATEST,
     ) -> SearchResult:
         self.asked.append((client, system, requests))
         if self.error is not None:

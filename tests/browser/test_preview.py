@@ -1,0 +1,39 @@
+"""The page of an image that was never pulled: from its name in the address bar to its contents."""
+
+from __future__ import annotations
+
+from selenium.webdriver.common.keys import Keys
+
+from tests.browser.browser import PHONE
+from tests.browser.case import BrowserCase
+from tests.end_to_end.case import watched_registry, watched_set
+
+
+class PreviewTests(BrowserCase):
+    def test_name_of_an_image_leads_to_its_build_and_its_contents(self) -> None:
+        """
+        By keyboard, without JavaScript and on a phone in the dark, the name of an image leads to
+        its preview, to its build and to its page; afterwards it leads to its page.
+        """
+        page, registry = self.browser, watched_registry()
+        page.screen(PHONE)
+        self.visit(registry, "/known/seen-preview")
+        page.wait("#packages-table [data-package=seen-preview]", "A package of the tests")
+        self.assertEqual([], page.faults())
+        self.assertEqual(0, watched_set().builds("seen-preview"), "a GET has built it")
+        with page.without_scripts():
+            self.visit(registry, "/known/seen-preview")
+            page.wait("#packages-table [data-package=known]")
+            page.find("#build-button").send_keys(Keys.ENTER)
+            page.wait("#build[data-state=running] #log", "the first line of seen-preview")
+            self.visit(registry, "/known/seen-preview")
+            page.find("#running a").send_keys(Keys.ENTER)
+            watched_set().let("seen-preview")
+            page.wait("#build[data-state=succeeded]")
+            page.find("#image-link").send_keys(Keys.ENTER)
+            page.wait("#packages-table [data-package=seen-preview]")
+            digest = page.text("#digest")
+            self.visit(registry, "/known/seen-preview")
+            self.assertEqual(digest, page.text("#digest"))
+        self.assertEqual(200, registry.registry.manifest("seen-preview/known").status)
+        self.assertEqual(1, watched_set().builds("seen-preview"))
