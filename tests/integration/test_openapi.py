@@ -17,6 +17,8 @@ from typing import Any, Self
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.result import Ok
 from twisted.trial.unittest import SynchronousTestCase
@@ -76,6 +78,15 @@ class Server:
 
 class DescriptionTests(SynchronousTestCase):
     """Tests that every answer is as described, and never a failure of ours."""
+
+    def test_description_is_openapi(self) -> None:
+        """The description is a valid document of OpenAPI 3.1."""
+        document = json.loads(read_description(web_directory()))
+        OpenAPIV31SpecValidator(document).validate()
+        # A response must have a description.
+        del document["components"]["responses"]["Well"]["description"]
+        with self.assertRaises(OpenAPIValidationError):
+            OpenAPIV31SpecValidator(document).validate()
 
     def check_all(self, *, gated: bool) -> None:
         document = json.loads(read_description(web_directory()))

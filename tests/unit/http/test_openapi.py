@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
+from http.client import HTTPResponse
 from pathlib import Path
+from socket import socketpair
 from typing import Any
 
 import yaml
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.http.openapi import read_description
 from nixery.http.ui.image_link import SITE_SEGMENTS
 from nixery.http.ui.image_pages import DOCUMENTS
+from nixery.nix.errors import NixDiskFull
 from nixery.runtime.data_files import web_directory
 from tests.fuzz.fuzz_app import PASSWORD, USER, World, answers_in, basic
 
@@ -109,6 +114,48 @@ class DescriptionTests(SynchronousTestCase):
         ):
             with self.subTest(path=path):
                 self.assertEqual(404, self.get(path)[0])
+
+    def answer(self, path: str, *headers: str) -> HTTPResponse:
+        """The answer to a GET, as :mod:`http.client` reads it."""
+        credentials = basic(USER, PASSWORD).decode()
+        head = [f"GET {path} HTTP/1.1", "Host: a", f"Authorization: {credentials}", *headers]
+        data = self.world.exchange("\r\n".join([*head, "", ""]).encode())
+        ours, theirs = socketpair()
+        with ours, theirs:
+            theirs.sendall(data)
+            response = HTTPResponse(ours)
+            response.begin()
+            self.addCleanup(response.close)
+        return response
+
+    def assert_described(self, response: HTTPResponse, path: str) -> None:
+        """A response has the content type that its status has in the description."""
+        described = self.paths[path]["get"]["responses"][str(response.status)]
+        if "$ref" in described:
+            described = description()["components"]["responses"][described["$ref"].split("/")[-1]]
+        content_type = response.headers.get_content_type()
+        self.assertIn(content_type, described["content"])
+
+    def test_several_parts_of_a_blob_are_described(self) -> None:
+        """The type of several parts of a blob is described."""
+        manifest = json.load(self.answer("/v2/hello/manifests/latest"))
+        path = f"/v2/hello/blobs/{manifest['config']['digest']}"
+        response = self.answer(path, "Range: bytes=0-9,20-29")
+        self.assertEqual(206, response.status)
+        self.assertEqual("multipart/byteranges", response.headers.get_content_type())
+        self.assert_described(response, "/v2/{name}/blobs/{digest}")
+
+    def test_full_disk_is_described(self) -> None:
+        """A pull that finds the disk full gets a status that is described by itself."""
+
+        def fail() -> Deferred[None]:
+            return defer.fail(NixDiskFull(reason="No space left on device"))
+
+        self.world.nix.before_realise = fail
+        response = self.answer("/v2/hello/manifests/latest")
+        self.assertEqual(507, response.status)
+        self.assertIsNotNone(response.headers["Retry-After"])
+        self.assert_described(response, "/v2/{name}/manifests/{reference}")
 
     def test_description_is_served_in_json(self) -> None:
         """It is served in JSON, as it was written in YAML."""
