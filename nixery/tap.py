@@ -31,11 +31,11 @@ from nixery.errors import NixeryError
 from nixery.observability.json_log import json_line
 from nixery.observability.log_service import LoggedService, in_foreground, log_file
 from nixery.observability.text_log import text_line
+from nixery.runtime.endpoint_strings import PLAIN
 from nixery.runtime.reactor_time import use_monotonic_time
 from nixery.runtime.systemd.journal import journal_line, to_journal, with_priority
 from nixery.runtime.systemd.socket_activation import passed_endpoints
 from nixery.runtime.systemd.unix_socket import PassedUNIXEndpoint
-from nixery.runtime.tls.endpoint_strings import PLAIN
 from nixery.version import VERSION
 from nixery.wiring.application import make_application
 from nixery.wiring.exit_status import PERMANENT, exit_status

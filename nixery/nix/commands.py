@@ -66,6 +66,7 @@ _IGNORED = re.compile(
     r"ignoring the (?:client|user)-specified setting '(?P<name>[^']*)', because it is a restricted"
     r"|ignoring untrusted substituter '(?P<url>[^']*)'"
 )
+_NO_BUILD_GROUP = re.compile(r"group '(?P<name>[^'\n]*)' specified in 'build-users-group'")
 _VERSION = re.compile(r"(\d+)\.(\d+)[0-9A-Za-z.+_-]*")
 
 
@@ -326,12 +327,23 @@ class NixCommands:
         ignored = [match["name"] or match["url"] for match in _IGNORED.finditer(stderr)]
         if ignored:
             self._log.warn(
-                "Nix's daemon does not trust this user and ignores {names}:"
-                " set that in its own nix.conf, or list the user there in trusted-users",
+                "The Nix daemon does not trust this user and ignores {names}: set that in its own"
+                " nix.conf, or add the user to trusted-users there.",
                 names=", ".join(dict.fromkeys(ignored)),
             )
+        group = _NO_BUILD_GROUP.search(stderr)
+        if group is not None:
+            self._log.warn(
+                "Nix can download packages but not build them: it is run by root without its"
+                " daemon, and the group {group} does not exist. Install the daemon (on Debian:"
+                " apt-get install nix-setup-systemd), or let root build: set nix_options to"
+                " {value}.",
+                group=group["name"],
+                value='{build-users-group: ""}',
+            )
         for line in dict.fromkeys(stderr.splitlines()):
-            if line.startswith("warning:") and not _IGNORED.search(line):
+            known = _IGNORED.search(line) or _NO_BUILD_GROUP.search(line)
+            if line.startswith("warning:") and not known:
                 self._log.warn("Nix says: {line}", line=line)
 
     # -- commands ---------------------------------------------------------------

@@ -53,7 +53,23 @@ class LoggedService(MultiService):
         super().setServiceParent(parent)
 
     def _text(self, event: LogEvent) -> str:
-        return "" if _is_plugin_cache_error(event) else self._format_event(event)
+        if _is_introduction(event) or _is_plugin_cache_error(event):
+            return ""
+        return self._format_event(event)
+
+
+def _is_introduction(event: LogEvent) -> bool:
+    """
+    Tell whether twistd introduces itself, or a port tells of its start.
+
+    The daemon's own first lines name the versions, and :class:`nixery.runtime.listener.Listener`
+    the addresses.
+    """
+    text = str(event.get("log_format") or event.get("format"))
+    return text.startswith(("twistd {version}", "reactor class: ")) or (
+        event.get("log_namespace") == "log_legacy"
+        and " starting on " in "".join(map(str, event.get("message", ())))
+    )
 
 
 def _is_plugin_cache_error(event: LogEvent) -> bool:

@@ -17,9 +17,9 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 
+from nixery.runtime.endpoint_strings import PLAIN, speaks_tls
 from nixery.runtime.errors import ListeningFailed
 from nixery.runtime.public_address import describe_address, is_wildcard
-from nixery.runtime.tls.endpoint_strings import PLAIN, speaks_tls
 
 __all__ = ["Listener"]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from ipaddress import ip_address
 
 from attrs import frozen
-from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
 __all__ = ["PublicAddress", "describe_address", "find_public_address", "is_loopback", "is_wildcard"]
@@ -71,9 +72,11 @@ def is_loopback(address: IAddress) -> bool:
 
 
 def describe_address(address: IAddress) -> str:
-    """Return an address as it is written in a URL, if it is one of TCP."""
+    """Return an address as it is written in a URL, if it is one of TCP; else a description."""
     if isinstance(address, IPv6Address):
         return f"[{address.host}]:{address.port}"
     if isinstance(address, IPv4Address):
         return f"{address.host}:{address.port}"
+    if isinstance(address, UNIXAddress) and address.name is not None:
+        return f"the UNIX socket {os.fsdecode(address.name)}"
     return str(address)

@@ -87,13 +87,11 @@ class Reloader(Service):
         if hangup_ends():
             self._before = signal.signal(signal.SIGHUP, self._hangup_signalled)
             self._log.info(
-                "SIGHUP ends this process, as closing the terminal does: it is in the foreground."
+                "Closing the terminal (SIGHUP) stops the registry: it runs in the foreground."
             )
         else:
             self._before = signal.signal(signal.SIGHUP, self._signalled)
-            self._log.info(
-                "SIGHUP reloads: {what}.", what=", ".join(self._callbacks) or "nothing here"
-            )
+            self._log.info("SIGHUP reloads: {what}.", what=", ".join(self._callbacks) or "nothing")
 
     def stopService(self) -> Deferred[None] | None:
         """Remove the signal handler; fires when no reload is running any more."""
@@ -133,7 +131,7 @@ class Reloader(Service):
             self._end()
 
     async def _reload(self) -> None:
-        self._log.info("Looking again at: {what}.", what=", ".join(self._callbacks) or "nothing")
+        self._log.info("Reloading: {what}.", what=", ".join(self._callbacks) or "nothing")
         for what, callback in self._callbacks.items():
             try:
                 await callback()
@@ -141,12 +139,16 @@ class Reloader(Service):
                 return
             except NixeryError as error:
                 self._log.error(
-                    "The {what} stay as they were: {reason}", what=what, reason=error.message
+                    "Cannot reload the {what}; the former values stay in use: {reason}",
+                    what=what,
+                    reason=error.message,
                 )
             except Exception:  # noqa: BLE001  # a part may fail in any way
-                self._log.failure("The {what} stay as they were.", what=what)
+                self._log.failure(
+                    "Cannot reload the {what}; the former values stay in use.", what=what
+                )
             else:
-                self._log.info("The {what} are in force as they are now.", what=what)
+                self._log.info("Reloaded: {what}.", what=what)
 
     def _ended(self, _result: object) -> None:
         self._running = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import platform
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -21,6 +22,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
+import twisted
 from nixery.errors import NixeryError
 from nixery.version import VERSION
 
@@ -81,7 +83,12 @@ class OrderedService(Service):
     def startService(self) -> None:
         """Begin to start the components."""
         super().startService()
-        self._log.info("Nixery {version} starts.", version=VERSION)
+        self._log.info(
+            "Nixery {version} starts, with Python {python} and Twisted {twisted}.",
+            version=VERSION,
+            python=platform.python_version(),
+            twisted=twisted.__version__,
+        )
         self._stopping = False
         self._starting = Deferred.fromCoroutine(self._start())
 

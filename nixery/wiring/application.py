@@ -26,6 +26,7 @@ from nixery.wiring.builds import make_builds
 from nixery.wiring.exit_status import exit_status
 from nixery.wiring.http import make_http
 from nixery.wiring.inspection import make_inspection
+from nixery.wiring.introduction import describe_configuration
 from nixery.wiring.limits import make_limits
 from nixery.wiring.nix import make_nix, make_nix_context, make_package_indexes
 from nixery.wiring.observability import make_observability, sample_daemon
@@ -43,13 +44,6 @@ __all__ = ["make_application"]
 
 
 _log = Logger()
-
-AUTH_DESCRIPTIONS = {
-    "none": "none, everyone can pull",
-    "htpasswd": "users and passwords of {file}",
-    "token": "tokens, and users and passwords of {file}",
-}
-"""The authentication as the log describes it, by the setting ``auth``."""
 
 
 def make_application(
@@ -81,13 +75,11 @@ def make_application(
         # may read, as stored images, gets its mode where it is made.
         os.umask(0o077)
 
-    async def print_warnings() -> None:
+    async def introduce() -> None:
+        for line in describe_configuration(config):
+            _log.info("{line}", line=line)
         for warning in config.warnings:
             _log.warn("{warning}.", warning=warning.describe())
-        _log.info(
-            "Authentication: {auth}.",
-            auth=AUTH_DESCRIPTIONS[config.access.auth].format(file=config.access.htpasswd_file),
-        )
 
     environ = os.environ
     wall_clock = wall_clock or SystemWallClock()
@@ -212,7 +204,7 @@ def make_application(
         [
             systemd.watchdog,
             Component(name="umask", start=keep_files_private),
-            Component(name="configuration", start=print_warnings),
+            Component(name="configuration", start=introduce),
             Component.of_service("pool for packing", cpu),
             Component.of_service("pool for storage", files),
             *observability.components,

@@ -87,7 +87,7 @@ def make_nix(context: NixContext) -> NixSubsystem:
         version = await nix.check()
         # Remove the garbage collection roots that an earlier run left.
         await nix.sweep()
-        _log.info("Nix {version} builds them.", version=version)
+        _log.info("Nix {version} builds the packages.", version=version)
         nix.keep_evaluators()
 
     return NixSubsystem(

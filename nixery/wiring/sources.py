@@ -148,18 +148,10 @@ def make_sources(
         watch=tree_watch,
     )
 
-    async def start() -> None:
-        await sources.start()
-        _log.info(
-            "Packages come from {source}, for {system}.",
-            source=source.describe(),
-            system=config.system,
-        )
-
     return SourceSubsystem(
         sources=sources,
         watch=tree_watch,
-        components=(Component(name="package set", start=start, stop=sources.stop),),
+        components=(Component(name="package set", start=sources.start, stop=sources.stop),),
     )
 
 

@@ -101,7 +101,6 @@ def _make_filesystem(
 
     async def start() -> None:
         await backend.start()
-        _log.info("Images are stored in {path}.", path=root)
         indexing.append(Deferred.fromCoroutine(backend.complete_indexes()))
         indexing[0].addErrback(_log_incomplete_index)
 

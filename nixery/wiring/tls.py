@@ -12,10 +12,10 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from nixery.config.declarations.tls import TLSConfig
 from nixery.observability.metrics import Metrics, SampledMetric
 from nixery.runtime.clocks import WallClock
+from nixery.runtime.endpoint_strings import speaks_tls
 from nixery.runtime.startup import Component
 from nixery.runtime.tls.certificate_watcher import CertificateWatcher
 from nixery.runtime.tls.endpoint import TLSEndpoint
-from nixery.runtime.tls.endpoint_strings import speaks_tls
 from nixery.runtime.workers import Workers
 
 __all__ = ["TLSSubsystem", "make_tls"]

@@ -103,7 +103,21 @@ class StartTests(SynchronousTestCase):
     def test_start_and_stop(self) -> None:
         """It says where to pull from, answers there, and ends in good order on SIGTERM."""
         process = self.start("--listen", "tcp:0:interface=127.0.0.1")
-        host = self.ready(process)
+        output = self.output_until_ready(process)
+        self.assertEqual(
+            [
+                "Nixery",
+                "Address: http, a free port of 127.0.0.1.",
+                f"Source: the package set at {self.set}, for x86_64-linux.",
+                f"Storage: {self.directory / 'state' / 'storage'}.",
+                "Authentication: none, everyone can pull.",
+            ],
+            [
+                re.sub(r"(Nixery) .*", r"\1", line.split("] ", 1)[1])
+                for line in output.splitlines()[:5]
+            ],
+        )
+        host = pulled_from(output)
         with urlopen(f"http://{host}/v2/", timeout=30) as answer:
             self.assertEqual(200, answer.status)
         process.send_signal(signal.SIGTERM)

@@ -46,8 +46,8 @@ from nixery.image.names import (
     parse_tag,
 )
 from nixery.pulls.tag_records import tag_record_key
+from nixery.runtime.endpoint_strings import PLAIN
 from nixery.runtime.reactor_time import run_reactor_and_return
-from nixery.runtime.tls.endpoint_strings import PLAIN
 from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, scan
 from nixery.storage.filesystem.gc_policy import GRACE_SECONDS, Policy
 from nixery.storage.filesystem.scan import TIMESTAMP_RESOLUTION_SECONDS, Inventory, StoredImage

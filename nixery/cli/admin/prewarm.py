@@ -9,7 +9,6 @@ repeated.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from twisted.internet.task import deferLater
 
 from nixery.image.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from nixery.runtime.deferreds import gather
+from nixery.runtime.endpoint_strings import tcp_address, url_host
 from nixery.runtime.errors import FetchFailed
 from nixery.runtime.retry import Attempts, Backoff, parse_retry_after
 from nixery.runtime.terminal import plain_text
@@ -171,14 +171,11 @@ def split_image(image: str) -> tuple[str, str]:
 def local_url(endpoints: Sequence[str], public_url: str | None) -> str | None:
     """Return the URL by which a daemon of this machine is reached; ``None`` if that is unknown."""
     for endpoint in endpoints:
-        match = re.match(r"tcp6?:(?:port=)?([0-9]+)(?::|$)", endpoint)
-        if match is not None and match[1] != "0":
-            interface = re.search(r":interface=([^:]+)", endpoint.replace("\\:", "%"))
-            host = "127.0.0.1" if interface is None else interface[1].replace("%", ":")
-            host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
-            if ":" in host and not host.startswith("["):
-                host = f"[{host}]"
-            return f"http://{host}:{match[1]}"
+        address = None if endpoint.startswith("ssl:") else tcp_address(endpoint)
+        if address is not None and address[1]:
+            host, port = address
+            host = host or ("::1" if endpoint.startswith("tcp6:") else "127.0.0.1")
+            return f"http://{url_host(host)}:{port}"
     return public_url
 
 

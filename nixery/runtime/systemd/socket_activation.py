@@ -17,7 +17,9 @@ from itertools import count
 
 from twisted.internet.endpoints import serverFromString
 
-__all__ = ["passed_endpoints"]
+from nixery.runtime.endpoint_strings import url_host
+
+__all__ = ["passed_address", "passed_endpoints"]
 
 _DOMAINS = {
     socket.AF_INET: "INET",
@@ -40,6 +42,26 @@ def _descriptor(index: int) -> int | None:
         return None
     descriptor: int = endpoint.fileno
     return descriptor
+
+
+def passed_address(text: str) -> str | None:
+    """
+    Return the address of a socket that was passed, by its endpoint string.
+
+    :return: host and port, or a path; ``None`` if the endpoint is not such a socket.
+    """
+    if not text.startswith("systemd:"):
+        return None
+    try:
+        descriptor = serverFromString(None, text).fileno
+        with socket.socket(fileno=os.dup(descriptor)) as passed:
+            name = passed.getsockname()
+    except (LookupError, OSError, ValueError):
+        return None
+    if not isinstance(name, tuple):
+        return os.fsdecode(name)
+    host, port, *_ = name
+    return f"{url_host(host)}:{port}"
 
 
 def passed_endpoints(

@@ -100,8 +100,8 @@ class CertificateWatcher:
         self.expires = identity.expires
         self._reminded = None
         self._log.info(
-            "The TLS certificate is for {names}, until {end}.",
-            names=", ".join(identity.names) or "nobody by name",
+            "The TLS certificate is valid for {names}, until {end}.",
+            names=", ".join(identity.names) or "no host name",
             end=_date(identity.expires),
         )
         self._warn_of_expiry(identity.expires)
@@ -117,12 +117,13 @@ class CertificateWatcher:
                 await self.reload()
         except CertificateUnusable as error:
             self._log.error(
-                "The TLS certificate and key stay as they were: {reason}", reason=error.message
+                "Cannot reload the TLS certificate and key; the former ones stay in use: {reason}",
+                reason=error.message,
             )
         except (NixeryError, CancelledError):
             return  # The daemon is stopping.
         except Exception:  # noqa: BLE001  # the next look must come all the same
-            self._log.failure("The TLS certificate cannot be looked at.")
+            self._log.failure("Cannot check the TLS certificate for changes.")
         if self.expires is not None:
             self._warn_of_expiry(self.expires)
 
@@ -135,9 +136,9 @@ class CertificateWatcher:
             return
         self._reminded = now
         self._log.warn(
-            "The TLS certificate {ends} {end}: put a new one into {path}, and the daemon takes it"
+            "The TLS certificate {ends} {end}: put a new one into {path}; the registry reads it"
             " within a minute.",
-            ends="ends soon, at" if left > 0 else "has ended, at",
+            ends="expires soon, on" if left > 0 else "expired on",
             end=_date(expires),
             path=str(self._certificate),
         )

@@ -180,6 +180,17 @@ class NixTests(SynchronousTestCase):
         self.assertIn("ignores builders, sandbox, http://cache: set that in its", ignored)
         self.assertEqual(other, "Nix says: warning: unknown setting 'colour'")
 
+    def test_missing_group_for_builds_is_told_with_what_to_do(self) -> None:
+        """Root without Nix's daemon and without users for builds is told what to do, once."""
+        self.script.stderr = (
+            "warning: the group 'nixbld' specified in 'build-users-group' does not exist\n"
+        )
+        with capturedLogs() as events:
+            self.successResultOf(self.checked("nix-store (Nix) 2.8.0"))
+        [warned] = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+        self.assertIn("the group nixbld does not exist. Install the daemon", warned)
+        self.assertIn('set nix_options to {build-users-group: ""}', warned)
+
     def test_unusable_nix_is_reported(self) -> None:
         """An unusable Nix is reported."""
         self.failureResultOf(self.checked("nix-store (Nix) 2.2.2"), NixUnusable)

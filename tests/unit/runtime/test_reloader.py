@@ -70,7 +70,7 @@ class ReloadTests(SynchronousTestCase):
         self.hangup_ends = True
         self.callbacks["users"] = self.note
         self.reloader.startService()
-        self.assertIn("SIGHUP ends this process", self.said[0])
+        self.assertIn("Closing the terminal (SIGHUP) stops", self.said[0])
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGHUP)
         self.assertIsNone(self.reloader.stopService())

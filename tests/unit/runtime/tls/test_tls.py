@@ -25,11 +25,11 @@ from zope.interface.verify import verifyObject
 
 from nixery.http.server import make_site
 from nixery.runtime.clocks import SystemWallClock
+from nixery.runtime.endpoint_strings import speaks_tls
 from nixery.runtime.errors import CertificateUnusable
 from nixery.runtime.tls.certificate_watcher import POLL_INTERVAL_SECONDS, CertificateWatcher
 from nixery.runtime.tls.certificates import Identity, fingerprint, load_identity
 from nixery.runtime.tls.endpoint import Contexts, TLSEndpoint
-from nixery.runtime.tls.endpoint_strings import speaks_tls
 from nixery.testing.fakes import FakeWallClock, InlineWorkers
 from tests.support.certificates import Authority, pem_key
 
