@@ -297,6 +297,7 @@ let
     shutdown_timeout = setting types.numbers.nonnegative "How long running builds may go on when the daemon is stopped, in seconds.";
     web_ui = setting types.bool "Serve pages for people: builds, images, documentation.";
     show_builds = setting types.bool "Show everyone on /builds what is being built, with names and logs.";
+    max_build_log_size = setting (types.either types.ints.unsigned types.str) "Disk space in the cache directory for the logs of the builds on /builds; 0 keeps only the last 1,000 lines of each.";
     show_images = setting types.bool "Show everyone on /images which images were pulled, and what is in them.";
     metrics = setting types.bool "Serve metrics for Prometheus on /metrics, without names and addresses.";
     log_format = setting (types.enum [ "text" "json" ]) "Format of the log: text for people, or json, an object per line.";

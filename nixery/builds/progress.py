@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from attrs import define, evolve, field
@@ -19,14 +18,15 @@ from twisted.logger import Logger
 
 from nixery.builds.build_failure import BuildFailure, describe_failure
 from nixery.builds.build_group import BuildGroup
+from nixery.builds.build_output import BuildOutput
 from nixery.builds.errors import CachedFailure
 from nixery.builds.notifier import ThrottledNotifier
 from nixery.builds.views import (
     BuildState,
     BuildView,
     Count,
+    DerivationState,
     ImageLabel,
-    LogPart,
     Stage,
     combined_view,
 )
@@ -44,12 +44,6 @@ if TYPE_CHECKING:
     from nixery.builds.tracker import BuildTracker
 
 __all__ = ["Build"]
-
-MAX_LOG_LINES = 1000
-"""The number of lines of a build's log that are kept."""
-
-MAX_LOG_CHARACTERS = 256 * 1024
-"""The number of characters of a build's log that are kept."""
 
 MAX_STAGES = 32
 """The number of stages of a build that are kept; each re-evaluation adds some."""
@@ -89,6 +83,7 @@ class Build:
     tag: Tag
     started_at: WallTime
     notifier: ThrottledNotifier
+    output: BuildOutput
     key: str = ""
     _tracker: BuildTracker
     _started_monotonic: float = field(init=False)
@@ -103,9 +98,6 @@ class Build:
     _failed_before: bool = False
     _digest: Digest | None = None
     _failure: BuildFailure | None = None
-    _log_lines: deque[str] = field(factory=deque)
-    _log_size: int = 0
-    _dropped_lines: int = 0
     _version: int = 0
     _is_listed: bool = False
     _pinned: bool = False
@@ -148,18 +140,20 @@ class Build:
     def derivation(self, derivation: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.derivation`."""
         self._derivation = derivation
+        self.output.begin(derivation)
         self._record_change()
 
-    def log(self, line: str, /) -> None:
+    def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
+        """Implement :meth:`nixery.nix.progress.Progress.derivation_ended`."""
+        self.output.end(derivation, DerivationState.BUILT if succeeded else DerivationState.FAILED)
+        self._record_change()
+
+    def log(self, line: str, derivation: str = "", /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.log`."""
         if self._whole is not None:
-            self._whole.log(f"{platform_label(self.name.system)}> {line}")
+            self._whole.log(f"{platform_label(self.name.system)}> {line}", derivation)
             return
-        self._log_lines.append(line)
-        self._log_size += len(line) + 1
-        while len(self._log_lines) > MAX_LOG_LINES or self._log_size > MAX_LOG_CHARACTERS:
-            self._log_size -= len(self._log_lines.popleft()) + 1
-            self._dropped_lines += 1
+        self.output.add(line, derivation)
         self.notifier.notify()
 
     # -- state changes ------------------------------------------------------------------
@@ -238,6 +232,7 @@ class Build:
                 tag=self.tag,
                 started_at=self._now(),
                 notifier=self.notifier,
+                output=self.output,
                 tracker=self._tracker,
                 whole=self,
             )
@@ -274,6 +269,7 @@ class Build:
         self._end_stage()
         for part in self._parts.values():
             part.finish_part()
+        self.output.finish(None if self._failure is None else self._failure.derivation)
         self._state = state
         self._position = self._derivation = None
         self._ended_at = self._now()
@@ -328,8 +324,8 @@ class Build:
 
     @property
     def log_size(self) -> int:
-        """The number of characters of its log that are kept."""
-        return self._log_size
+        """The number of characters of its log that are kept in memory."""
+        return self.output.memory_size
 
     def view(self) -> BuildView:
         """Return its current state as a value."""
@@ -365,19 +361,14 @@ class Build:
             follows=None if self._follows is None else self._follows.id,
             digest=self._digest,
             failure=self._failure,
-            log_lines=self._dropped_lines + len(self._log_lines),
+            log_lines=self.output.line_count,
             version=self._version,
             key=self.key,
             also=self.group.labels[1:],
             clients=0 if self.has_ended else self._tracker.clients.count(self.group.requests),
             attempts=self.group.attempts,
+            derivations=self.output.main_derivations(),
         )
-
-    def log_part(self, after: int, limit: int) -> LogPart:
-        """Return lines of the log from number ``after`` on, or from the first that is kept."""
-        first = max(after - self._dropped_lines, 0)
-        lines = tuple(islice(self._log_lines, first, first + limit))
-        return LogPart(first=self._dropped_lines + first, lines=lines)
 
     def pin(self) -> Build:
         """
@@ -393,12 +384,6 @@ class Build:
         self._record_change()
         # A platform of an index may be the image that it waits for.
         return self if self._follows is None else self._follows.pin()
-
-    def discard_log(self) -> None:
-        """Discard the lines of the log, and keep only their number."""
-        self._dropped_lines += len(self._log_lines)
-        self._log_lines.clear()
-        self._log_size = 0
 
     def _now(self) -> WallTime:
         # The wall clock is read once per build, so that durations stay right if the clock

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import define, field
 from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
+from nixery.builds.build_output import BuildOutput
 from nixery.builds.errors import CachedFailure
 from nixery.builds.notifier import ThrottledNotifier
+from nixery.builds.output_file import OutputFiles
 from nixery.builds.progress import Build
-from nixery.builds.views import BuildView, Changes, LogPart, RemovedBuild
+from nixery.builds.views import BuildView, Changes, DerivationView, LogPart, RemovedBuild
 from nixery.builds.waiting_clients import PullRequest, WaitingClients
 from nixery.errors import NixeryError
 from nixery.image.names import ImageName, Tag
@@ -56,6 +58,8 @@ class BuildTracker:
     :param on_ended: called with each build that has ended, also if it is not listed, in the
         context of its coroutine.
     :param new_id: makes ids that cannot be guessed.
+    :param files: keep the lines of logs that are too many for the memory; ``None``: these are
+        dropped.
     """
 
     clock: IReactorTime
@@ -63,6 +67,7 @@ class BuildTracker:
     max_ended: int = 256
     on_ended: Callable[[BuildView], None] = lambda _build: None
     new_id: Callable[[], str] = lambda: secrets.token_hex(8)
+    files: OutputFiles | None = None
 
     _running: dict[str, Build] = field(factory=dict, init=False)
     _ended: OrderedDict[str, Build] = field(factory=OrderedDict, init=False)
@@ -92,6 +97,7 @@ class BuildTracker:
         :param key: identifies the packages and the revision; a build of the same that runs under
             another tag is shown in its place.
         """
+        begun = self.clock.seconds()
         build = Build(
             id=self.new_id(),
             name=name,
@@ -99,6 +105,10 @@ class BuildTracker:
             key=key,
             started_at=self.wall_clock.now(),
             notifier=ThrottledNotifier(clock=self.clock, interval=BUILD_NOTIFICATION_SECONDS),
+            output=BuildOutput(
+                seconds=lambda: self.clock.seconds() - begun,
+                file=None if self.files is None else self.files.make(),
+            ),
             tracker=self,
         )
         self._running[build.id] = self._by_request[name, tag] = build
@@ -149,13 +159,27 @@ class BuildTracker:
 
     def log(self, build_id: str, after: int, limit: int) -> LogPart:
         """
-        Return lines of a build's log, oldest first.
+        Return lines of a build's log that are in memory, oldest first.
 
         :param after: the number of the first line to return.
         :param limit: the most lines.
         """
         build = self._get(build_id)
-        return LogPart(first=after, lines=()) if build is None else build.log_part(after, limit)
+        return LogPart(first=after, lines=()) if build is None else build.output.tail(after, limit)
+
+    async def read_log(self, build_id: str, after: int, limit: int) -> LogPart:
+        """Return lines of a build's log, also of those that are in a file; as :meth:`log`."""
+        build = self._get(build_id)
+        if build is None:
+            return LogPart(first=after, lines=())
+        return await build.output.read(after, limit)
+
+    def derivations(
+        self, build_id: str, numbers: Iterable[int] | None = None
+    ) -> Sequence[DerivationView]:
+        """Return the derivations of a build, as :meth:`BuildOutput.derivations` does."""
+        build = self._get(build_id)
+        return () if build is None else build.output.derivations(numbers)
 
     def changes(self, since: int) -> Changes:
         """Return the changes after a version; after 0, all builds."""
@@ -225,8 +249,10 @@ class BuildTracker:
         if not build.is_listed:
             # Watchers may know it, since it may have been listed before.
             self.remove(build)
+            build.output.discard()
             return
         if not self._fold_failure(build):
+            build.output.discard()
             return
         self._ended[build.id] = build
         self._ended_log_size += build.log_size
@@ -234,11 +260,12 @@ class BuildTracker:
             _, oldest = self._ended.popitem(last=False)
             self._ended_log_size -= oldest.log_size
             self.remove(oldest)
+            oldest.output.discard()
         old = iter(tuple(self._ended.values()))
         while self._ended_log_size > MAX_ENDED_LOG_CHARACTERS:
             oldest = next(old)
             self._ended_log_size -= oldest.log_size
-            oldest.discard_log()
+            oldest.output.discard_memory()
 
     def _fold_failure(self, build: Build) -> bool:
         """
@@ -255,6 +282,7 @@ class BuildTracker:
         if shown is build:
             del self._ended[earlier.id]
             self._ended_log_size -= earlier.log_size
+            earlier.output.discard()
             build.repeat(earlier)
         return shown is build
 

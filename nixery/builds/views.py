@@ -28,6 +28,8 @@ __all__ = [
     "Changes",
     "Count",
     "ImageLabel",
+    "DerivationState",
+    "DerivationView",
     "LogPart",
     "RemovedBuild",
     "Stage",
@@ -79,6 +81,44 @@ class Count:
     platform: str = ""
 
 
+class DerivationState(Enum):
+    """The state of a derivation: of one that is stopped, it is not known how far it came."""
+
+    BUILDING = "building"
+    BUILT = "built"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@frozen(kw_only=True)
+class DerivationView:
+    """
+    A derivation that a build has Nix build, and its log.
+
+    :param number: counted from 1 over the build.
+    :param path: its store path.
+    :param begun: seconds from the begin of the build.
+    :param ended: the same; ``None`` while it is built.
+    :param lines: the number of lines that it has printed.
+    :param first: the number of the first of them in the log of the build.
+    :param last: the number of the last.
+    """
+
+    number: int
+    path: str
+    state: DerivationState
+    begun: float
+    ended: float | None
+    lines: int
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        """The name of what it builds: ``git-2.47.0``."""
+        return self.path.rpartition("/")[2].partition("-")[2].removesuffix(".drv") or self.path
+
+
 @frozen
 class ImageLabel:
     """
@@ -113,6 +153,7 @@ class BuildView:
         platforms; this one ends when that image is ready.
     :param digest: of the image's OCI manifest, when it has been made.
     :param log_lines: the number of lines that the log has had so far.
+    :param derivations: those that have failed, and those that are being built, up to a number.
     :param version: grows, over all builds, with each change of a field other than
         ``log_lines``.
     :param key: identifies the packages and the revision, whatever name and tag they have.
@@ -138,6 +179,7 @@ class BuildView:
     failure: BuildFailure | None
     log_lines: int
     version: int
+    derivations: tuple[DerivationView, ...] = ()
     key: str = ""
     also: tuple[ImageLabel, ...] = ()
     clients: int = 0
@@ -196,10 +238,14 @@ class LogPart:
     :param first: the number of its first line, from 0; larger than the requested number
         if lines are not kept any more.
     :param lines: the lines, without their ends.
+    :param seconds: for each line, the time since the build began.
+    :param derivations: for each line, the number of its derivation; 0: it has none.
     """
 
     first: int
     lines: tuple[str, ...]
+    seconds: tuple[float, ...] = ()
+    derivations: tuple[int, ...] = ()
 
     @property
     def after(self) -> int:

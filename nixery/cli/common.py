@@ -148,7 +148,10 @@ class NullProgress:
     def derivation(self, derivation: str, /) -> None:
         pass
 
-    def log(self, line: str, /) -> None:
+    def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
+        pass
+
+    def log(self, line: str, derivation: str, /) -> None:
         pass
 
 

@@ -152,5 +152,5 @@ class PrintedProgress(NullProgress):
     def derivation(self, derivation: str, /) -> None:
         print_error(f"building {derivation}")
 
-    def log(self, line: str, /) -> None:
+    def log(self, line: str, _derivation: str, /) -> None:
         print_error(f"  {line}")

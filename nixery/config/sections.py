@@ -112,6 +112,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
         "shutdown_timeout",
         "web_ui",
         "show_builds",
+        "max_build_log_size",
         "show_images",
         "metrics",
         "log_format",

@@ -251,6 +251,10 @@ def _route_builds(app: Klein, builds: BuildPages) -> None:
     def build(request: Request, build_id: str) -> Body:
         return builds.build(request, build_id)
 
+    @app.route("/builds/<build_id>/log", methods=READ)
+    def build_log(request: Request, build_id: str) -> Body:
+        return builds.build_log(request, build_id)
+
     @app.route("/builds/<build_id>/events", methods=READ)
     def build_events(request: Request, build_id: str) -> Body:
         return builds.build_events(request, build_id)

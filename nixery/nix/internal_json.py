@@ -254,12 +254,15 @@ class BuildLog:
         derivation = self._derivations.pop(activity, None)
         if derivation is not None:
             # A build that succeeds is counted as done before it stops.
-            if activity in self._succeeded:
+            succeeded = activity in self._succeeded
+            if succeeded:
                 self._succeeded.discard(activity)
             elif self._succeeded_builds < sum(self._builds_done.values()):
                 self._succeeded_builds += 1
+                succeeded = True
             else:
                 self._failed_derivations.append(derivation)
+            self.progress.derivation_ended(derivation, succeeded)
         if self._activities.pop(activity, None) == FILE_TRANSFER:
             self._downloads.stop(activity)
 
@@ -267,10 +270,10 @@ class BuildLog:
         if kind == LOG_LINE:
             # One result is one line, even if its text contains line ends.
             line = " ".join(plain_text(str(fields[0])[:MAX_LINE_CHARACTERS]).rstrip().split("\n"))
-            derivation = self._derivations.get(activity)
+            derivation = self._derivations.get(activity, "")
             if derivation in self._logs:
                 self._logs[derivation].append(line)
-            self.progress.log(line)
+            self.progress.log(line, derivation)
         elif kind == PROGRESS:
             self._count(activity, int(fields[0]), int(fields[1]))
         elif kind == SET_EXPECTED and fields[0] == FILE_TRANSFER:

@@ -39,5 +39,12 @@ class Progress(Protocol):
     def derivation(self, derivation: str, /) -> None:
         """Report the store path of a derivation whose build begins."""
 
-    def log(self, line: str, /) -> None:
-        """Report a line of a build's log, without terminal escapes and line end."""
+    def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
+        """Report that the build of a derivation has ended."""
+
+    def log(self, line: str, derivation: str, /) -> None:
+        """
+        Report a line of a build's log, without terminal escapes and line end.
+
+        :param derivation: the store path of the derivation that printed it; empty: none did.
+        """

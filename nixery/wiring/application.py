@@ -135,6 +135,7 @@ def make_application(
     builds = make_builds(
         config,
         cpu,
+        files,
         reactor,
         wall_clock,
         stored=stored,

@@ -7,10 +7,11 @@ from typing import Any
 from attrs import frozen
 
 from nixery.artifacts.provenance import UNNAMED_BUILDER
-from nixery.builds.build_log import BuildReporter
+from nixery.builds.build_reporter import BuildReporter
 from nixery.builds.builder import Builder
 from nixery.builds.candidates import CandidateSearch
 from nixery.builds.document_maker import DocumentMaker
+from nixery.builds.output_file import OutputFiles
 from nixery.builds.pipeline import ImagePipeline
 from nixery.builds.settings import BuildLimits, ImageSettings
 from nixery.builds.tracker import BuildTracker
@@ -65,6 +66,7 @@ class BuildSubsystem:
 def make_builds(
     config: Config,
     cpu: Workers,
+    files: Workers,
     reactor: Any,  # the global reactor, which has no type
     wall_clock: WallClock,
     *,
@@ -82,6 +84,7 @@ def make_builds(
     Make the builder, as it is configured.
 
     :param cpu: the pool in which layers are grouped and packed.
+    :param files: the pool for file systems.
     :param wall_clock: tells the time at which a build began.
     :param catalog: records how images were made, and that they were served.
     :param candidates: finds other names for those that do not exist.
@@ -127,7 +130,12 @@ def make_builds(
         package_rules=limits.rules,
         build_quota=limits.build_quota,
     )
-    tracker = BuildTracker(clock=reactor, wall_clock=wall_clock, on_ended=reporter.report)
+    tracker = BuildTracker(
+        clock=reactor,
+        wall_clock=wall_clock,
+        on_ended=reporter.report,
+        files=_output_files(config, files),
+    )
     images = ImageService(
         sources=sources,
         builder=builder,
@@ -148,4 +156,15 @@ def make_builds(
         builder=builder,
         tracker=tracker,
         components=(Component(name="builder", stop=images.stop),),
+    )
+
+
+def _output_files(config: Config, files: Workers) -> OutputFiles | None:
+    shown = config.ui.web_ui and config.ui.show_builds
+    if not shown or not config.ui.max_build_log_size:
+        return None
+    return OutputFiles(
+        directory=config.storage.cache_directory / "build-logs",
+        workers=files,
+        max_bytes=config.ui.max_build_log_size,
     )

@@ -8,7 +8,7 @@ from attrs import evolve, frozen
 from twisted.logger import Logger
 
 from nixery.config.declarations.limits import LimitConfig
-from nixery.http.registry.back_pressure import STALL_LIMIT_SECONDS, SendLimits
+from nixery.http.back_pressure import STALL_LIMIT_SECONDS, SendLimits
 from nixery.limits.admission import (
     REQUEST_READ_TIMEOUT_SECONDS,
     RESERVED_CONNECTIONS,

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
-from nixery.builds.build_log import BuildReporter
+from nixery.builds.build_reporter import BuildReporter
 from nixery.config.declarations.observability import ObservabilityConfig
 from nixery.http.registry.manifests import Manifests
 from nixery.http.server import RegistrySite

@@ -93,7 +93,12 @@ class _Listener:
         assert isinstance(done, int)
         assert isinstance(expected, int)
 
-    def log(self, line: str) -> None:
+    def derivation_ended(self, path: str, succeeded: bool) -> None:
+        assert isinstance(path, str)
+        assert isinstance(succeeded, bool)
+
+    def log(self, line: str, derivation: str) -> None:
+        assert isinstance(derivation, str)
         assert "\n" not in line
 
 

@@ -62,6 +62,7 @@ class Recorder:
     phases: list[Phase] = field(factory=list)
     counts: list[tuple[Phase, int, int, str]] = field(factory=list)
     derivations: list[str] = field(factory=list)
+    ended: list[tuple[str, bool]] = field(factory=list)
     lines: list[str] = field(factory=list)
     first_line: Deferred[str] = field(factory=Deferred)
 
@@ -74,7 +75,10 @@ class Recorder:
     def derivation(self, derivation: str, /) -> None:
         self.derivations.append(derivation)
 
-    def log(self, line: str, /) -> None:
+    def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
+        self.ended.append((derivation, succeeded))
+
+    def log(self, line: str, derivation: str, /) -> None:
         self.lines.append(line)
         if not self.first_line.called:
             self.first_line.callback(line)

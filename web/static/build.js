@@ -1,12 +1,10 @@
 // One build, live: its state, how far it is, and its log as it comes.
 
+import { add, after, finishLog, showDerivations } from "./log.js";
 import { duration, element, notes, shown, size } from "./text.js";
-
-const LINES = 5000; // of the log are on the page at most
 
 const page = document.getElementById("build");
 const by = (id) => document.getElementById(id);
-const log = by("log");
 
 let clock = null; // what the elapsed time is counted on from
 
@@ -28,6 +26,7 @@ function show(build) {
     : []));
   counts(build.counts);
   lanes(build);
+  showDerivations(build.derivations);
   by("result").hidden = build.state !== "succeeded";
   by("problem").hidden = build.problem === null;
   if (build.problem) {
@@ -108,40 +107,9 @@ function problem(found) {
   return parts;
 }
 
-// -- the log: one text node for each piece that came, the oldest taken out again
-
-let next = 0; // the number of the line that is expected
-let kept = []; // how many lines each text node has
-let total = 0;
-let begun = false;
-
-function add({ first, lines }) {
-  if (!begun) {
-    // The stream begins with what the page has already.
-    log.replaceChildren();
-    begun = true;
-  }
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  let text = lines.map((line) => `${shown(line)}\n`).join("");
-  if (first > next && next > 0) text = `[${first - next} lines left out]\n${text}`;
-  next = first + lines.length;
-  log.append(document.createTextNode(text));
-  kept.push(lines.length);
-  total += lines.length;
-  while (total > LINES && kept.length > 1) {
-    total -= kept.shift();
-    log.firstChild.remove();
-  }
-  const missing = next - total;
-  by("log-note").hidden = missing === 0;
-  by("log-note").textContent = `The first ${missing} lines are not shown.`;
-  by("log-empty").hidden = true;
-  if (atEnd) log.scrollTop = log.scrollHeight;
-}
-
 // -- the stream
 
-const events = new EventSource(`/builds/${encodeURIComponent(page.dataset.build)}/events`);
+const events = new EventSource(`/builds/${encodeURIComponent(page.dataset.build)}/events?after=${after()}`);
 const note = by("connection");
 let over = false;
 
@@ -157,6 +125,7 @@ events.addEventListener("error", () => {
 });
 
 function finish() {
+  finishLog();
   over = true;
   note.hidden = true;
   events.close();
@@ -170,4 +139,3 @@ setInterval(() => {
   by("elapsed").textContent = duration(elapsed);
   lanes({ ...clock.build, elapsed });
 }, 1000);
-log.scrollTop = log.scrollHeight;

@@ -56,6 +56,15 @@ export function duration(seconds) {
   return `${Math.floor(whole / 3600)} h ${pad(Math.floor((whole % 3600) / 60))} min`;
 }
 
+// The time since a build began: 0:03.2
+export function stopwatch(seconds) {
+  const tenths = Math.round(seconds * 10);
+  const pad = (number) => String(number).padStart(2, "0");
+  const minutes = Math.floor(tenths / 600);
+  const rest = `${pad(Math.floor((tenths % 600) / 10))}.${tenths % 10}`;
+  return minutes < 60 ? `${minutes}:${rest}` : `${Math.floor(minutes / 60)}:${pad(minutes % 60)}:${rest}`;
+}
+
 const SPANS = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60]];
 
 // How long ago a time was; the exact one is in the element's title.

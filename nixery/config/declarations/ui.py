@@ -25,6 +25,13 @@ class UIConfig:
         "show everyone on /builds what is being built, with names and logs",
         default=True,
     )
+    max_build_log_size: int = setting(
+        types.SIZE,
+        "disk space in the cache directory for the logs of the builds on /builds; 0 keeps only the"
+        " last 1,000 lines of each",
+        default=256 * 2**20,
+        default_text="256 MiB",
+    )
     show_images: bool = setting(
         types.BOOLEAN,
         "show everyone on /images which images were pulled, and what is in them",

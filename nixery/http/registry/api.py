@@ -27,10 +27,10 @@ from nixery.artifacts.attachment import Attachment
 from nixery.builds.candidates import visible_candidates
 from nixery.errors import NixeryError
 from nixery.http.auth import RegistryGuard
+from nixery.http.back_pressure import SendLimits
 from nixery.http.error_responses import BAD_PAGE_SIZE, NO_CATALOG, NO_REFERRERS
 from nixery.http.headers import accepted_types, parse_number, requested_ranges
 from nixery.http.hosts import HostRules, is_cross_site
-from nixery.http.registry.back_pressure import SendLimits
 from nixery.http.registry.blob_sender import BlobSender
 from nixery.http.registry.client_support import check_readable
 from nixery.http.registry.errors import FailedPull, ManifestUnknown

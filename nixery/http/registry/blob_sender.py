@@ -23,8 +23,8 @@ from twisted.logger import Logger
 from twisted.web.server import Request
 
 from nixery.errors import ShuttingDown, StorageError
+from nixery.http.back_pressure import BackPressure, SendLimits, abort
 from nixery.http.error_responses import log_text
-from nixery.http.registry.back_pressure import BackPressure, SendLimits, abort
 from nixery.http.registry.blob_readers import (
     SLICE_SIZE,
     BlobReader,

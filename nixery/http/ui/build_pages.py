@@ -5,6 +5,7 @@ Serve pages and streams of builds under ``/builds``.
                           ``state`` and ``q`` (:mod:`nixery.http.ui.build_list`)
     /builds/events        the same as a stream, until the client disconnects
     /builds/ID            one build, with its log
+    /builds/ID/log        its log as plain text
     /builds/ID/events     the same as a stream that ends when the build does
 
 Browsers get pages, all others JSON (:func:`nixery.http.ui.pages.wants_html`).  The streams
@@ -34,9 +35,18 @@ from nixery.http.client_address import client_keys
 from nixery.http.headers import accepted_types
 from nixery.http.responses import answer_with, set_headers
 from nixery.http.ui.build_list import BuildFilter
-from nixery.http.ui.build_streams import BuildFeed, BuildLines, Builds, OverviewFeed, described
+from nixery.http.ui.build_log import log_page, part_to_show, send_log
+from nixery.http.ui.build_streams import (
+    BuildFeed,
+    BuildLines,
+    Builds,
+    OverviewFeed,
+    described,
+    described_log,
+)
 from nixery.http.ui.client_commands import guess_program
 from nixery.http.ui.pages import Pages, add_vary, wants_html
+from nixery.http.ui.query import number
 from nixery.http.ui.sse import Encoder, EventStream, Feed, ServerSent
 from nixery.http.visibility import AllowAll, VisibilityRules
 from nixery.nix.progress import Phase
@@ -53,7 +63,7 @@ _ALL = "all"
 """Stands for all clients among the keys of clients, which are addresses and users."""
 
 MAX_LOG_LINES_SHOWN = 10_000
-"""The most log lines that a page shows: more than are ever kept."""
+"""The most log lines in the JSON of a build: more than are ever kept in memory."""
 
 _CURSOR = re.compile(rb"([0-9a-f]{1,32})-([0-9]{1,15})")
 
@@ -118,18 +128,25 @@ class BuildPages:
         build = self._find(request, build_id)
         if build is None:
             return await self.unknown(request)
-        log = self._builds.log(build.id, 0, MAX_LOG_LINES_SHOWN)
         if not wants_html(request):
-            data = {**described(build), "log": {"first": log.first, "lines": log.lines}}
-            return _json(request, data)
+            log = self._builds.log(build.id, 0, MAX_LOG_LINES_SHOWN)
+            derivations = self._builds.derivations(build.id, log.derivations)
+            return _json(request, {**described(build), "log": described_log(log, derivations)})
         return await self._pages.answer_later(
             request,
             "build.html",
             build=build,
-            log=log,
+            log=await log_page(self._builds, build, part_to_show(request, build)),
             lanes=timeline(build),
             program=guess_program(build.image, {}),
         )
+
+    async def build_log(self, request: Request, build_id: str) -> bytes | None:
+        """Answer with the log of a build as plain text: all lines that are kept so far."""
+        if self._find(request, build_id) is None:
+            return await self.unknown(request)
+        await send_log(request, self._builds, build_id, self._clock)
+        return b"" if request.method == b"HEAD" else None
 
     async def build_events(self, request: Request, build_id: str) -> bytes | None:
         """Stream one build, until it ends."""
@@ -138,6 +155,7 @@ class BuildPages:
         # The build's id belongs to this process, and so does the cursor.
         version, lines = _cursor(request)
         since = int(version) if version.isdigit() else 0
+        lines = max(lines, number(request, b"after", 0))
         return await self._stream(
             request,
             lambda: BuildFeed(

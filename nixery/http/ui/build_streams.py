@@ -16,12 +16,13 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from nixery.builds.build_failure import BuildFailure
-from nixery.builds.views import BuildView, Changes, LogPart
+from nixery.builds.views import BuildView, Changes, DerivationView, LogPart
 from nixery.http.error_responses import printable
+from nixery.http.ui.build_log import BuildLogs
 from nixery.http.ui.sse import Event
 from nixery.runtime.clocks import WallTime
 
-__all__ = ["BuildFeed", "BuildLines", "Builds", "OverviewFeed", "described"]
+__all__ = ["BuildFeed", "BuildLines", "Builds", "OverviewFeed", "described", "described_log"]
 
 BUILDS_AT_ONCE = 50
 """The most builds in one event, which is encoded on the reactor thread."""
@@ -30,7 +31,7 @@ LINES_AT_ONCE = 250
 """The most lines of a log in one event."""
 
 
-class Builds(Protocol):
+class Builds(BuildLogs, Protocol):
     """Supplies builds, and notifies of their changes."""
 
     def overview(self) -> Sequence[BuildView]:
@@ -149,7 +150,8 @@ class BuildFeed:
         # flow of lines must not delay changes of state.
         if log.lines and (build.state.is_final or not changed):
             self._lines = log.after
-            return [self._event("log", {"first": log.first, "lines": log.lines})]
+            derivations = self._builds.derivations(self._id, log.derivations)
+            return [self._event("log", described_log(log, derivations))]
         if changed:
             self._version = build.version
             return [self._event("build", described(build))]
@@ -210,6 +212,35 @@ def described(build: BuildView) -> dict[str, object]:
         "digest": build.digest,
         "problem": None if build.failure is None else _described_failure(build.failure),
         "log_lines": build.log_lines,
+        "derivations": [described_derivation(each) for each in build.derivations],
+    }
+
+
+def described_derivation(derivation: DerivationView) -> dict[str, object]:
+    """Return a derivation of a build as JSON; times are seconds since the build began."""
+    return {
+        "number": derivation.number,
+        "path": derivation.path,
+        "name": derivation.name,
+        "state": derivation.state.value,
+        "begun": round(derivation.begun, 3),
+        "ended": None if derivation.ended is None else round(derivation.ended, 3),
+        "lines": derivation.lines,
+    }
+
+
+def described_log(log: LogPart, derivations: Sequence[DerivationView]) -> dict[str, object]:
+    """
+    Return lines of a log as JSON.
+
+    :param derivations: those that the lines are from.
+    """
+    return {
+        "first": log.first,
+        "lines": log.lines,
+        "seconds": [round(each, 1) for each in log.seconds],
+        "origins": log.derivations,
+        "derivations": [described_derivation(each) for each in derivations],
     }
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "full_time",
     "escape_invisible",
     "size",
+    "stopwatch",
     "iso_time",
 ]
 
@@ -75,6 +76,15 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def stopwatch(seconds: float) -> str:
+    """Format the time since a build began: ``0:03.2``, ``12:05.0``, ``1:02:05.0``."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{rest // 10:02}.{rest % 10}"
+    return f"{hours}:{minutes:02}:{clock}" if hours else f"{minutes}:{clock}"
 
 
 def iso_time(time: WallTime) -> str:

@@ -39,6 +39,7 @@ from nixery.http.ui.formatting import (
     replace_term,
     short_time,
     size,
+    stopwatch,
 )
 from nixery.http.ui.image_link import ImageLink
 from nixery.runtime.workers import Workers
@@ -129,6 +130,7 @@ class Pages:
         environment.filters |= {
             "clock": short_time,
             "duration": duration,
+            "stopwatch": stopwatch,
             "exchanged": replace_term,
             "moment": full_time,
             "shown": escape_invisible,

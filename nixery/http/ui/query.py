@@ -6,7 +6,7 @@ from twisted.web.server import Request
 
 __all__ = ["argument", "number"]
 
-MAX_DIGITS = 6
+MAX_DIGITS = 9
 """The most digits of a number that counts: very many take long to convert."""
 
 

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.builds import progress
+from nixery.builds import build_output, progress
 from nixery.builds.build_failure import ADVICE, BuildFailure
 from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
@@ -258,10 +258,10 @@ class LogTests(ProgressTestCase):
         """Parts of the log are found by the numbers of lines."""
         for number in range(10):
             self.build.log(f"line {number}")
-        part = self.build.log_part(3, 2)
+        part = self.build.output.tail(3, 2)
         self.assertEqual((part.first, part.lines, part.after), (3, ("line 3", "line 4"), 5))
-        self.assertEqual(self.build.log_part(10, 5).lines, ())
-        self.assertEqual(self.build.log_part(10, 5).after, 10)
+        self.assertEqual(self.build.output.tail(10, 5).lines, ())
+        self.assertEqual(self.build.output.tail(10, 5).after, 10)
         self.assertEqual(self.build.view().log_lines, 10)
 
     @given(st.lists(st.integers(0, 300), max_size=60), st.integers(0, 70), st.integers(1, 70))
@@ -270,13 +270,13 @@ class LogTests(ProgressTestCase):
         self, lengths: list[int], after: int, limit: int
     ) -> None:
         """The newest lines are kept, within both bounds, under their numbers."""
-        self.patch(progress, "MAX_LOG_LINES", 20)
-        self.patch(progress, "MAX_LOG_CHARACTERS", 1000)
+        self.patch(build_output, "MAX_LOG_LINES", 20)
+        self.patch(build_output, "MAX_LOG_CHARACTERS", 1000)
         lines = [f"{number} {'x' * length}" for number, length in enumerate(lengths)]
         build = self.begin()
         for line in lines:
             build.log(line)
-        kept = build.log_part(0, 1000)
+        kept = build.output.tail(0, 1000)
         self.assertEqual(list(kept.lines), lines[kept.first :])
         self.assertEqual(kept.after, len(lines))
         self.assertLessEqual(len(kept.lines), 20)
@@ -284,7 +284,7 @@ class LogTests(ProgressTestCase):
         if kept.first:
             more = lines[kept.first - 1 :]
             self.assertTrue(len(more) > 20 or sum(len(line) + 1 for line in more) > 1000)
-        part = build.log_part(after, limit)
+        part = build.output.tail(after, limit)
         self.assertEqual(part.first, max(after, kept.first) if lines else after)
         self.assertEqual(list(part.lines), lines[part.first : part.first + limit])
 
@@ -300,7 +300,7 @@ class LogTests(ProgressTestCase):
             used, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        self.assertLess(used, 2 * progress.MAX_LOG_CHARACTERS)
+        self.assertLess(used, 2 * build_output.MAX_LOG_CHARACTERS)
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         self.clock.advance(0)
         self.assertEqual(len(told), 1)

@@ -89,6 +89,7 @@ NAMES = (
     "provenance_time",
     "web_ui",
     "show_builds",
+    "max_build_log_size",
     "show_images",
     "metrics",
     "log_format",

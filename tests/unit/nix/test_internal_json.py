@@ -36,8 +36,11 @@ class Recorder:
     def derivation(self, derivation: str, /) -> None:
         self.calls.append(("derivation", derivation))
 
-    def log(self, line: str, /) -> None:
-        self.calls.append(("log", line))
+    def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
+        self.calls.append(("ended", derivation, succeeded))
+
+    def log(self, line: str, derivation: str, /) -> None:
+        self.calls.append(("log", line, derivation))
 
 
 class BuildLogTests(SynchronousTestCase):
@@ -88,11 +91,12 @@ class BuildLogTests(SynchronousTestCase):
                 (0, 2, "builds"),
                 (Phase.BUILDING,),
                 ("derivation", "/nix/store/a.drv"),
-                ("log", "one"),
+                ("log", "one", "/nix/store/a.drv"),
                 ("derivation", "/nix/store/b.drv"),
-                ("log", "two"),
-                ("log", "x" * MAX_LINE_CHARACTERS),
+                ("log", "two", "/nix/store/b.drv"),
+                ("log", "x" * MAX_LINE_CHARACTERS, "/nix/store/a.drv"),
                 (1, 2, "builds"),
+                ("ended", "/nix/store/a.drv", True),
             ],
         )
         self.assertEqual(self.log.tail("/nix/store/a.drv"), ("one", "x" * MAX_LINE_CHARACTERS))
@@ -264,7 +268,7 @@ class BuildLogTests(SynchronousTestCase):
             b'@nix "start" "type":105 \xff',
         ):
             self.log.feed(line)
-        self.assertEqual(self.recorder.calls, [("log", "whose?")])
+        self.assertEqual(self.recorder.calls, [("log", "whose?", "")])
         self.assertEqual((list(self.log.own_errors), list(self.log.reported_errors)), ([], []))
 
     @settings(max_examples=200)

@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.builds.build_log import BuildReporter
+from nixery.builds.build_reporter import BuildReporter
 from nixery.builds.views import BuildState, BuildView, Stage
 from nixery.errors import StorageError
 from nixery.http.metrics import MetricsPage

@@ -192,7 +192,7 @@ class IndexTests(IndexCase):
         name = parse_image_name("hello", AMD64, (AMD64, ARM64))
         build = self.tracker.begin(name, LATEST).pin()
         build.part(name.for_system(ARM64)).log("configuring")
-        self.assertEqual(build.log_part(0, 9).lines, ("arm64> configuring",))
+        self.assertEqual(build.output.tail(0, 9).lines, ("arm64> configuring",))
 
     def test_builds_of_a_client(self) -> None:
         """An index is as many builds of its client as it has platforms."""

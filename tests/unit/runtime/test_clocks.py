@@ -12,7 +12,7 @@ from nixery.access.throttle import FREE_FAILURES_PER_USER, LoginThrottle
 from nixery.builds.errors import CachedFailure
 from nixery.builds.image_cache import FailureCache
 from nixery.errors import NixeryError
-from nixery.http.registry.back_pressure import SendLimits
+from nixery.http.back_pressure import SendLimits
 from nixery.limits.token_buckets import TokenBuckets
 from nixery.runtime.clocks import WallClock, WallTime
 from nixery.runtime.deferreds import TimedOut, with_timeout

@@ -20,8 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from nixery.errors import ShuttingDown, StorageError
+from nixery.http.back_pressure import DROP_SECONDS, STALL_LIMIT_SECONDS, SendLimits
 from nixery.http.registry.api import Registry, RegistryLimits
-from nixery.http.registry.back_pressure import DROP_SECONDS, STALL_LIMIT_SECONDS, SendLimits
 from nixery.http.registry.blob_readers import PIECE_SIZE, SLICE_SIZE
 from nixery.http.server import make_site
 from nixery.image.manifests import digest_of

@@ -13,9 +13,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import StorageError
+from nixery.http.back_pressure import DROP_SECONDS
 from nixery.http.headers import MAX_RANGES
 from nixery.http.registry.api import Registry
-from nixery.http.registry.back_pressure import DROP_SECONDS
 from nixery.http.registry.multipart import MAX_GAP, MultipartBody, spans
 from nixery.http.registry.multipart_stream import multipart_chunks
 from nixery.image.manifests import digest_of

@@ -9,11 +9,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 
-from nixery.builds.progress import MAX_LOG_LINES, Build
+from nixery.builds.build_output import MAX_LOG_LINES
+from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
 from nixery.http.routes import UIHandlers
 from nixery.http.server import make_site
-from nixery.http.ui import build_pages, build_streams
+from nixery.http.ui import build_log, build_pages, build_streams
 from nixery.http.ui.build_list import BUILDS_PER_PAGE
 from nixery.http.ui.build_pages import MAX_STREAMS_PER_CLIENT, BuildPages
 from nixery.http.ui.build_streams import BUILDS_AT_ONCE, Builds
@@ -28,6 +29,26 @@ from tests.support.pages import make_pages
 
 DIGEST = Digest("sha256:" + "0" * 64)
 LATEST = Tag("latest")
+
+
+def plain_log(first: int, *lines: str) -> dict[str, Any]:
+    """The event of lines that no derivation has printed, at the begin of a build."""
+    return {
+        "first": first,
+        "lines": list(lines),
+        "seconds": [0.0] * len(lines),
+        "origins": [0] * len(lines),
+        "derivations": [],
+    }
+
+
+def unchunked(body: bytes) -> bytes:
+    """The content of a chunked body."""
+    content = b""
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        content, body = content + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return content
 
 
 class Stream:
@@ -182,9 +203,18 @@ class PageTests(PagesTestCase):
         build = self.begin()
         build.derivation("/nix/store/x.drv")
         build.count(Phase.BUILDING, 1, 3, "builds")
-        build.log("one")
+        build.log("one", "/nix/store/x.drv")
         build.log("\x1b[31mtwo")
         self.clock.advance(1.5)
+        derivation = {
+            "number": 1,
+            "path": "/nix/store/x.drv",
+            "name": "/nix/store/x.drv",
+            "state": "building",
+            "begun": 0.0,
+            "ended": None,
+            "lines": 1,
+        }
         self.assertEqual(
             self.get(f"/builds/{build.id}"),
             {
@@ -214,12 +244,97 @@ class PageTests(PagesTestCase):
                 "digest": None,
                 "problem": None,
                 "log_lines": 2,
-                "log": {"first": 0, "lines": ["one", "\x1b[31mtwo"]},
+                "derivations": [derivation],
+                "log": {
+                    "first": 0,
+                    "lines": ["one", "\x1b[31mtwo"],
+                    "seconds": [0.0, 0.0],
+                    "origins": [1, 0],
+                    "derivations": [derivation],
+                },
             },
         )
         # What could act on a terminal is escaped.
         answer = self.connect().request("GET", f"/builds/{build.id}")
         self.assertNotIn(b"\x1b", answer.body)
+
+    def two_derivations(self) -> Build:
+        """A build of which one derivation was built and the other has failed after it."""
+        build = self.begin()
+        build.derivation("/nix/store/aaa-good-1.drv")
+        build.derivation("/nix/store/bbb-<bad>-2.drv")
+        for number in range(1200):
+            build.log(f"good {number}", "/nix/store/aaa-good-1.drv")
+        self.clock.advance(65.25)
+        build.log("<b>no</b>", "/nix/store/bbb-<bad>-2.drv")
+        build.derivation_ended("/nix/store/aaa-good-1.drv", True)
+        build.derivation_ended("/nix/store/bbb-<bad>-2.drv", False)
+        return build
+
+    def test_lines_are_folded_by_derivation_and_what_failed_comes_first(self) -> None:
+        """A fold has the lines of one derivation; that of the failed one is first and open."""
+        build = self.two_derivations()
+        output = CommandOutput(argv=("x",), status=1)
+        build.fail(BuildFailed(derivation="/nix/store/bbb-<bad>-2.drv", log=("no",), output=output))
+        page = self.html(f"/builds/{build.id}")
+        bad, good = page.index('data-state="failed" open'), page.index('data-state="built">')
+        self.assertLess(bad, good)
+        self.assertIn("<bdi>&lt;bad&gt;-2</bdi>", page)
+        self.assertIn(
+            '<span id="L1201" class="line"><a href="?after=1000#L1201">1201</a>'
+            '<time title="2027-01-15 08:01:05 UTC">1:05.2</time>&lt;b&gt;no&lt;/b&gt;\n</span>',
+            page,
+        )
+        self.assertIn("Lines 202 to 1201 of 1201", page)
+
+    def test_line_has_an_address_that_stays(self) -> None:
+        """The address of a line names a page that has it, also when the log has grown."""
+        build = self.two_derivations()
+        page = self.html(f"/builds/{build.id}?after=1000")
+        self.assertIn("Lines 1001 to 1201 of 1201", page)
+        for number in range(1001, 1202):
+            self.assertIn(f'id="L{number}"', page)
+        self.assertIn('rel="prev" href="?after=0#log-title"', page)
+        self.assertNotIn('rel="next"', page)
+        # Without a file, the oldest lines are gone; the page begins with the first that is kept.
+        page = self.html(f"/builds/{build.id}?after=0")
+        self.assertIn("Lines 202 to 1201 of 1201", page)
+        self.assertIn(
+            "These lines are not kept any more", self.html(f"/builds/{build.id}?after=5000")
+        )
+
+    def test_log_is_sent_as_text(self) -> None:
+        """The log of a build, or of one of its derivations, is plain text."""
+        build = self.two_derivations()
+        answer = self.connect().request("GET", f"/builds/{build.id}/log", ("Accept", "text/html"))
+        self.assertEqual(answer.header("Content-Type"), "text/plain; charset=utf-8")
+        self.assertEqual(answer.header("X-Content-Type-Options"), "nosniff")
+        whole = unchunked(answer.body)
+        lines = whole.decode().splitlines()
+        self.assertEqual(lines[0], "[201 lines were not kept]")
+        self.assertEqual(lines[1], "good 201")
+        self.assertEqual(len(lines), 1 + MAX_LOG_LINES)
+        for number, expected in (("2", b"<b>no</b>\n"), ("3", b""), ("x", whole)):
+            path = f"/builds/{build.id}/log?derivation={number}"
+            self.assertEqual(unchunked(self.connect().request("GET", path).body), expected)
+        self.assertEqual(self.connect().request("HEAD", f"/builds/{build.id}/log").body, b"")
+        self.assertEqual(self.connect().request("GET", "/builds/x/log").status, 404)
+
+    def test_log_waits_for_a_client_that_takes_nothing(self) -> None:
+        """No more of a log is read than the client takes."""
+        build = self.begin()
+        for number in range(MAX_LOG_LINES):
+            build.log(f"{number} " + "x" * 200)
+        self.patch(build_log, "LINES_AT_ONCE", 10)
+        client = self.connect(slow=True)
+        client.send("GET", f"/builds/{build.id}/log")
+        first = client.received()
+        self.assertLess(len(first), MAX_LOG_LINES * 100)
+        for _ in range(MAX_LOG_LINES):
+            if client.received().endswith(b"0\r\n\r\n"):
+                break
+            client.resume()
+        self.assertEqual(client.received().count(b"x" * 200), MAX_LOG_LINES)
 
     def test_build_that_failed_says_why(self) -> None:
         """A build that failed says why."""
@@ -542,11 +657,11 @@ class BuildStreamTests(PagesTestCase):
         [(first, data), (second, log)] = stream.events()
         self.assertEqual((first, second), ("build", "log"))
         self.assertEqual(data["image"], "shell/git")
-        self.assertEqual(log, {"first": 0, "lines": ["one"]})
+        self.assertEqual(log, plain_log(0, "one"))
         self.build.log("two")
         self.build.log("three")
         self.clock.advance(0)
-        self.assertEqual(stream.events(), [("log", {"first": 1, "lines": ["two", "three"]})])
+        self.assertEqual(stream.events(), [("log", plain_log(1, "two", "three"))])
         self.build.log("four")
         self.clock.advance(0.0625)
         self.assertEqual(stream.events(), [])
@@ -590,7 +705,7 @@ class BuildStreamTests(PagesTestCase):
         assert stream.last_id is not None
         stream = self.listen(self.path, ("Last-Event-ID", stream.last_id))
         (log, build) = stream.events()
-        self.assertEqual(log, ("log", {"first": 1, "lines": ["two"]}))
+        self.assertEqual(log, ("log", plain_log(1, "two")))
         self.assertEqual(build[1]["state"], "succeeded")
 
     def test_stream_of_a_build_that_is_not_kept_ends_with_it(self) -> None:
