@@ -51,7 +51,7 @@ ENVIRONMENTS = {
     "unit": Environment(programs=("zstd",), installed=250, temporary=700),
     "fuzz": Environment(installed=350),
     "docs": Environment(installed=200),
-    "integration": Environment(programs=(*_NIX, "qemu-aarch64"), installed=400, temporary=700),
+    "integration": Environment(programs=(*_NIX, "qemu-aarch64"), installed=700, temporary=700),
     "end-to-end": Environment(
         programs=_REGISTRY + _ENGINES,
         installed=250,

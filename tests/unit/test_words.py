@@ -23,7 +23,7 @@ READ = (
     "web/openapi.yaml",
     "nixery.service",
     "nix/systemd/**/*.*",
-    "nix/kubernetes/*.yaml",
+    "nix/kubernetes/**/*.*",
     "nix/container/Dockerfile",
     "nixery/**/*.py",
     "twisted/plugins/*.py",
