@@ -43,11 +43,9 @@ class BackgroundAnswers(Generic[K, V]):
     than one.
 
     :param clock: measures the time.
-    :param seconds: the time that a client waits.
     """
 
     clock: IReactorTime
-    seconds: float
 
     _jobs: SingleFlight[K, V] = field(
         factory=lambda: SingleFlight(cancel_abandoned=True), init=False
@@ -60,7 +58,12 @@ class BackgroundAnswers(Generic[K, V]):
         self._outcomes = TTLCache(MAX_LATE_ANSWERS, LATE_TTL_SECONDS, timer=self.clock.seconds)
 
     async def get(
-        self, client: str, key: K, work: Callable[[], Coroutine[Deferred[Any], Any, V]]
+        self,
+        client: str,
+        key: K,
+        work: Callable[[], Coroutine[Deferred[Any], Any, V]],
+        *,
+        seconds: float,
     ) -> V:
         """
         Return an answer.  Cancelling ends the work, unless another client waits for it.
@@ -68,6 +71,7 @@ class BackgroundAnswers(Generic[K, V]):
         :param client: identifies the client.
         :param key: identifies the question.
         :param work: finds the answer; is called only if that is not being done yet.
+        :param seconds: the time that the client waits.
         :raises TimedOut: it takes longer; the client is to ask again after a while.
         :raises NixeryError: the work failed.
         """
@@ -93,7 +97,7 @@ class BackgroundAnswers(Generic[K, V]):
             return await answer
 
         try:
-            return await with_timeout(self.seconds, self.clock, wait())
+            return await with_timeout(seconds, self.clock, wait())
         except TimedOut:
             is_late = True
             former = self._late.pop(client, None)

@@ -19,7 +19,7 @@ from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
-from nixery.http.ui.image_preview import RESPONSE_SECONDS, Contents, ImagePreview
+from nixery.http.ui.image_preview import Contents, ImagePreview
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Pages, Section
 from nixery.http.ui.search_page import SearchPage
@@ -102,9 +102,7 @@ def make_web_ui(
         candidates=candidates,
         seconds=reactor.seconds,
     )
-    previews = BackgroundAnswers[tuple[ImageName, Tag], Contents](
-        clock=reactor, seconds=RESPONSE_SECONDS
-    )
+    previews = BackgroundAnswers[tuple[ImageName, Tag], Contents](clock=reactor)
     shown_builds = tracker if config.ui.show_builds else None
     pulls = UnattendedPulls(
         images=builds.images, builds=shown_builds, waiting=tracker.clients.waiting, clock=reactor

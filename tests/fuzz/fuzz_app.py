@@ -60,7 +60,7 @@ from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.image_pages import ImagePages
-from nixery.http.ui.image_preview import RESPONSE_SECONDS, ImagePreview
+from nixery.http.ui.image_preview import ImagePreview
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Section
 from nixery.http.ui.search_page import SearchPage
@@ -353,7 +353,7 @@ class World:
                     preview=ImagePreview(
                         pages=pages,
                         search=lookup,
-                        answers=BackgroundAnswers(clock=clock, seconds=RESPONSE_SECONDS),
+                        answers=BackgroundAnswers(clock=clock),
                         visibility=visibility or AllowAll(),
                         builds=self.book,
                         shows_builds=True,

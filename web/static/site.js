@@ -10,6 +10,10 @@ for (const code of document.querySelectorAll(".command code")) {
   if (text !== code.textContent) code.textContent = text;
 }
 
+// A page that could not wait for all of its facts says after how many seconds it may have them.
+const late = document.querySelector("[data-reload]");
+if (late) setTimeout(() => location.reload(), late.dataset.reload * 1000);
+
 const ages = () => document.querySelectorAll("time[datetime]:not([data-exact])").forEach(relative);
 ages();
 setInterval(ages, 30_000);

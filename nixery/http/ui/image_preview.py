@@ -171,7 +171,7 @@ class ImagePreview:
             return Contents(revision=own.revision, results=own.results, platforms=platforms)
 
         try:
-            contents = await self._answers.get(client, (name, tag), work)
+            contents = await self._answers.get(client, (name, tag), work, seconds=RESPONSE_SECONDS)
         except TimedOut:
             return _Found(is_late=True)
         except NixeryError as error:

@@ -16,7 +16,7 @@ class BackgroundAnswersTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.answers = BackgroundAnswers[str, str](clock=self.clock, seconds=4.0)
+        self.answers = BackgroundAnswers[str, str](clock=self.clock)
         self.gates: list[Deferred[str]] = []
         self.ended: list[str] = []
 
@@ -30,7 +30,7 @@ class BackgroundAnswersTests(SynchronousTestCase):
                 self.ended.append(key)
                 raise
 
-        return Deferred.fromCoroutine(self.answers.get(client, key, work))
+        return Deferred.fromCoroutine(self.answers.get(client, key, work, seconds=4.0))
 
     def test_answer_in_time_is_shared_and_not_kept(self) -> None:
         """Clients that ask at the same time share an answer; a later one asks anew."""

@@ -70,7 +70,7 @@ class PreviewCase(SynchronousTestCase):
         preview = ImagePreview(
             pages=pages,
             search=self.search,
-            answers=BackgroundAnswers(clock=self.clock, seconds=RESPONSE_SECONDS),
+            answers=BackgroundAnswers(clock=self.clock),
             visibility=self.veil,
             builds=self.tracker,
             shows_builds=shows_builds,
@@ -106,19 +106,20 @@ class PreviewTests(PreviewCase):
     """Tests of the page."""
 
     def packages(self, page: str) -> list[tuple[str, str]]:
-        return re.findall(r'data-package="([^"]*)" data-found="([^"]*)"', page)
+        """Return the packages on a page, in a table row or, with a problem, in a list item."""
+        return re.findall(r'<(tr|li) data-package="([^"]*)"', page)
 
     def test_packages_of_the_name_of_shell_and_of_every_image(self) -> None:
         """The page lists the packages of the name, those of shell, and those of every image."""
         page = self.page("/images/shell/git/attr--6c6962736967632b2b:v1")
         self.assertEqual(
             [
-                *[(name, "yes") for name in ("bashInteractive", "coreutils", "moreutils", "nano")],
-                *[(name, "yes") for name in ("git", "libsigc++", "cacert", "iana-etc")],
+                *[("tr", name) for name in ("bashInteractive", "coreutils", "moreutils", "nano")],
+                *[("tr", name) for name in ("git", "libsigc++", "cacert", "iana-etc")],
             ],
             self.packages(page),
         )
-        self.assertEqual(4, page.count("brought by <code>shell</code>"))
+        self.assertEqual(4, page.count("part of <code>shell</code>"))
         self.assertEqual(2, page.count("in every image"))
         self.assertIn("docker pull reg.example:8080/shell/git/attr--6c6962736967632b2b:v1", page)
         self.assertIn('action="/images/shell/git/attr--6c6962736967632b2b:v1/build"', page)
@@ -141,6 +142,7 @@ class PreviewTests(PreviewCase):
         """A name that does not exist is a 404 with links to the images that may be meant."""
         page = self.page("/images/shell/gti/htop:latest", 404)
         self.assertIn("there is no package gti", page)
+        self.assertEqual(["gti"], [name for kind, name in self.packages(page) if kind == "li"])
         self.assertIn('href="/images/shell/near/htop:latest"', page)
         self.assertNotIn("build-button", page)
         self.veil.hidden.add("secret")
@@ -197,7 +199,7 @@ class PreviewTests(PreviewCase):
             Revision(identity={"kind": "test"}, pinned=True, label="nixos at 0123")
         )
         page = self.page("/images/git:latest")
-        self.assertIn(("git", "yes"), self.packages(page))
+        self.assertIn(("tr", "git"), self.packages(page))
         self.assertEqual(1, len(self.search.asked))
 
     def test_build_that_runs_or_failed_is_linked(self) -> None:
