@@ -198,6 +198,7 @@ class MatrixTests(SynchronousTestCase):
                 yield Row(f"/images/{name}:latest{part}", PAGE_WAYS, may)
             yield Row(f"/builds/{builds[name]}", PAGE_WAYS, may)
             yield Row(f"/builds/{builds[name]}/events", STREAM_WAYS[:3], may)
+            yield Row(f"/builds/{builds[name]}/log", PAGE_WAYS, may)
             yield Row(f"/api/packages?names={name}", PAGE_WAYS, may)
             # An image that was never pulled, whose name is not the one of the token.
             users = [client for client in may if client != "token"]
