@@ -142,8 +142,47 @@ class BuildTests(BrowserCase):
         page.driver.find_element("link text", "hostile-failing:latest").click()
         for place in ("#log", "#problem pre"):
             text = page.text(place)
-            self.assertIn("<img src=x onerror=alert(1)>\n</pre><script>alert(3)</script>", text)
+            self.assertIn("<img src=x onerror=alert(1)>\n", text)
+            self.assertIn("</pre><script>alert(3)</script>\n", text)
             self.assertIn("&lt;b&gt; {{ 7 * 7 }}", text)
             self.assertIn("\\u202edesrever", text)
             self.assertNotIn("\x1b", text)
         self.assertEqual([], page.find_all("main img, main script, main b"))
+
+    def test_lines_of_a_long_log_have_addresses_and_folds(self) -> None:
+        """
+        What failed is unfolded and comes first; a line has an address, which opens its fold; and
+        earlier lines are reached without JavaScript.
+        """
+        page = self.browser
+        registry = watched_registry().registry
+        self.assertEqual(422, registry.manifest("verbose-failing").status)
+        builds = json.loads(registry.get("/builds", accept="application/json").body)["builds"]
+        (build_id,) = (each["id"] for each in builds if each["image"] == "verbose-failing")
+        text = registry.get(f"/builds/{build_id}/log").body.decode().splitlines()
+        self.assertEqual(
+            [
+                *(f"verbose-used line {number}" for number in range(1, 1501)),
+                *(f"verbose-failing line {number}" for number in range(1, 3001)),
+            ],
+            text,
+        )
+        self.visit(watched_registry(), f"/builds/{build_id}")
+        page.wait("#log-count", "Lines 3501 to 4500 of 4500")
+        fold = page.wait(".fold[data-state=failed][open]", "verbose-failing-1.0 failed")
+        page.wait("#L4500", "verbose-failing line 3000")
+        # The fold and the link of a line are reached by keyboard.
+        fold.find_element("css selector", "summary").send_keys(Keys.ENTER)
+        page.until(lambda: not page.find("#L4500").is_displayed(), "folded line")
+        self.visit(watched_registry(), f"/builds/{build_id}?after=1000#L1500")
+        page.wait(".fold[data-state=built][open] #L1500", "verbose-used line 1500")
+        (first, second) = page.find_all(".fold")
+        self.assertIn("verbose-failing-1.0", first.text)
+        self.assertIn("verbose-used-1.0 built", second.text)
+        with page.without_scripts():
+            self.visit(watched_registry(), f"/builds/{build_id}")
+            page.click("nav a[rel=prev]")
+            page.wait("#log-count", "Lines 2501 to 3500 of 4500")
+            page.click("#log [id='L3500'] a")
+            page.wait("#log-count", "Lines 3001 to 4000 of 4500")
+            page.wait("#L3500", "verbose-failing line 2000")

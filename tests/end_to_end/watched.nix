@@ -84,6 +84,12 @@ let
     echo "the last line of ${name}"
   '' + file name "This is ${name}.") { };
 
+  # Prints more than is kept in memory, and fails behind another derivation that does so.
+  verbose = name: count: end: package name ''
+    seq ${toString count} | sed "s/.*/${name} line &/"
+    ${end}
+  '';
+
   # What a page must never take for anything but text.
   markup = "<img src=x onerror=alert(1)>";
   script = "\"><script>alert(2)</script>'";
@@ -136,6 +142,9 @@ packages
   first = using "first" packages.shared;
   second = using "second" packages.shared;
   third = using "third" packages.shared;
+  verbose-failing = verbose "verbose-failing" 3000 "exit 3" {
+    used = verbose "verbose-used" 1500 (file "verbose-used" "used") { };
+  };
   needs-failing = using "needs-failing" packages.failing-skopeo;
 
   inherit estate;
