@@ -225,5 +225,6 @@ def _skipped(parts: Mapping[str, Part]) -> Mapping[str, str]:
             # The log differs from one build to the next, and so would the index.
             if isinstance(error, BuildFailed) and not isinstance(error, NotSubstitutable):
                 error = evolve(error, log=())
-            reasons[system] = skip_reason(error.message)
+            refused = isinstance(error, PackagesRefused)
+            reasons[system] = skip_reason(error.summary(system) if refused else error.message)
     return reasons

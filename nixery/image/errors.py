@@ -77,6 +77,22 @@ class ProblemKind(Enum):
     EVALUATION = "evaluation"
 
 
+_SUMMARIES = {
+    ProblemKind.NOT_FOUND: "not found",
+    ProblemKind.AMBIGUOUS: "ambiguous",
+    ProblemKind.NOT_A_PACKAGE: "not packages",
+    ProblemKind.NO_SUCH_OUTPUT: "without the output",
+    ProblemKind.UNFREE: "unfree",
+    ProblemKind.BROKEN: "broken",
+    ProblemKind.INSECURE: "insecure",
+    ProblemKind.UNSUPPORTED: "not for {system}",
+    ProblemKind.CONTENT_ADDRESSED: "content-addressed",
+    ProblemKind.REFUSED: "not served here",
+    ProblemKind.EVALUATION: "not evaluated",
+}
+"""The reasons in a few words, before the names of the packages."""
+
+
 @frozen(kw_only=True)
 class PackageProblem:
     """
@@ -114,6 +130,22 @@ class PackagesRefused(NixeryError):
     @property
     def message(self) -> str:
         return "; ".join(problem.describe() for problem in self.problems)
+
+    def summary(self, system: str) -> str:
+        """
+        Return the message in a few words: the names of several packages by the reasons.
+
+        :param system: the Nix system that they were requested for.
+        """
+        if len(self.problems) == 1:
+            return self.message
+        names: dict[ProblemKind, list[str]] = {}
+        for problem in self.problems:
+            names.setdefault(problem.kind, []).append(problem.name)
+        return "; ".join(
+            f"{_SUMMARIES[kind].format(system=system)}: {', '.join(refused)}"
+            for kind, refused in names.items()
+        )
 
     @property
     def not_found(self) -> bool:

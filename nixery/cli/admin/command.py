@@ -39,13 +39,12 @@ from nixery.config.load import load_config
 from nixery.errors import NixeryError
 from nixery.image.errors import InvalidName, InvalidReference
 from nixery.image.names import (
-    Tag,
     parse_digest,
     parse_image_name,
     parse_single_image_name,
     parse_tag,
 )
-from nixery.pulls.tag_records import tag_record_key
+from nixery.pulls.tag_records import tag_record_key, tag_record_prefix
 from nixery.runtime.endpoint_strings import PLAIN
 from nixery.runtime.reactor_time import run_reactor_and_return
 from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, scan
@@ -362,15 +361,23 @@ def _find(inventory: Inventory, image: str, sources: SourceConfig) -> list[Store
         found = [stored for stored in images if digest in stored.manifests]
     else:
         text, _, tag = image.partition(":")
-        name = parse_image_name(text.strip("/"), sources.system, sources.platforms)
-        record_key = tag_record_key(name, Tag(parse_tag(tag) if tag else "latest"))
-        prefix = record_key if tag else record_key.rpartition("/")[0] + "/"
-        keys = {
-            key
-            for each, key in inventory.tag_records.items()
-            if each == record_key or (not tag and each.startswith(prefix))
-        }
-        found = [stored for stored in images if keys.intersection(stored.keys)]
+        wanted = parse_tag(tag) if tag else None
+        # The daemon may have been given other platforms than this command, or had others before:
+        # the image of one system, or an index.
+        for platforms in dict.fromkeys((sources.platforms, (), (sources.system,))):
+            name = parse_image_name(text.strip("/"), sources.system, platforms)
+            keys = {
+                key
+                for each, key in inventory.tag_records.items()
+                if (
+                    each.startswith(tag_record_prefix(name))
+                    if wanted is None
+                    else each == tag_record_key(name, wanted)
+                )
+            }
+            found = [stored for stored in images if keys.intersection(stored.keys)]
+            if found:
+                break
     if not found:
         raise AdminRefused(reason=f"{image} is not stored: nixery-admin list shows what is")
     return found

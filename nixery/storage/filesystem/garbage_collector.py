@@ -143,7 +143,8 @@ def purge(
     root: str, chosen: Sequence[StoredImage], inventory: Inventory, *, dry_run: bool
 ) -> Collection:
     """
-    Remove some images now, however recently they were pulled, and the blobs only they name.
+    Remove some images now, however recently they were pulled, the blobs that only they name, and
+    the records of these.
 
     :param inventory: a survey made just now, which has these images.
     :raises CollectionRunning: a collection is running.
@@ -156,6 +157,7 @@ def purge(
         live = yield from _untag(inventory, inventory.stored_images(), chosen, policy, result)
         candidates = frozenset(digest for image in chosen for digest in image.needs)
         yield from _remove(inventory, live, policy, result, _clock.now(), candidates=candidates)
+        yield from _remove_dangling(inventory, policy, result)
         return result
 
 

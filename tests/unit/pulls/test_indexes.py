@@ -311,6 +311,14 @@ class SkippedPlatformTests(IndexCase):
             {"nixery.platform.skipped.arm64": "hello is not for aarch64-linux"},
         )
 
+    def test_several_unsupported_packages(self) -> None:
+        """Several packages that are not for a platform are named after one reason."""
+        [problem] = UNSUPPORTED.problems
+        self.systems.refusals[ARM64] = PackagesRefused(
+            problems=tuple(evolve(problem, name=name) for name in ("a", "b"))
+        )
+        self.assertEqual({ARM64: "not for aarch64-linux: a, b"}, self.index().skipped)
+
     def test_no_builder(self) -> None:
         """So does a derivation that cannot be built here, and one that fails to build."""
         for error, reason in ((NO_BUILDER, "has to be built on aarch64"), (FAILURE, "failed")):
