@@ -225,6 +225,7 @@ def _skipped(parts: Mapping[str, Part]) -> Mapping[str, str]:
             # The log differs from one build to the next, and so would the index.
             if isinstance(error, BuildFailed) and not isinstance(error, NotSubstitutable):
                 error = evolve(error, log=())
-            refused = isinstance(error, PackagesRefused)
-            reasons[system] = skip_reason(error.summary(system) if refused else error.message)
+            reasons[system] = skip_reason(
+                error.summary(system) if isinstance(error, PackagesRefused) else error.message
+            )
     return reasons
