@@ -2,7 +2,8 @@
 Tests that type the commands of the documentation into a Debian in which nothing is prepared.
 
 The pages are typed one after the other, as by an administrator who sets up a registry: on Debian,
-then with TLS, then with passwords.  Two things are not as a reader has them.  There is no nixpkgs,
+then with TLS, then with passwords, then behind nginx; Caddy's and Prometheus' own programs check
+what the pages show for them.  Two things are not as a reader has them.  There is no nixpkgs,
 so that the package set of another test stands for the channel; and the container that runs systemd
 has no network, so that what installs packages is typed before it is started, in the same tree.
 """
@@ -33,6 +34,8 @@ TYPED: Mapping[str, Sequence[str]] = {
     "running/debian.md": ("Nix", "The registry", "As a service"),
     "running/tls.md": ("Get a certificate", "Serve it"),
     "authentication.md": ("Ask for passwords",),
+    "running/proxy.md": ("nginx", "Caddy"),
+    "running/monitoring.md": ("Metrics",),
 }
 """The sections that are typed, by page."""
 
@@ -59,11 +62,20 @@ NOT_TYPED: Mapping[str, Mapping[str, str]] = {
         "Passwords or tokens": "tests.end_to_end.test_auth",
         "Logging in": "tests.end_to_end.test_auth",
         "Kubernetes": "needs a cluster",
-        "Who may have what": "no commands",
+        "Rules": "no commands",
         "Pages, metrics and health": "no commands",
         "Other sites in the browser": "no commands",
         "Changing users and rules": "tests.guest",
         "Guessing passwords": "no commands",
+    },
+    "running/proxy.md": {
+        "Behind a proxy": "no commands",
+        "Passwords": "no commands",
+        "Outgoing proxy": "no commands",
+    },
+    "running/monitoring.md": {
+        "Metrics and logs": "no commands",
+        "Logs": "tests.unit.observability",
     },
 }
 """The other sections, and why they are not typed, or where they are tested."""
@@ -74,9 +86,25 @@ INSTALLS = ("apt-get ", "python3 -m venv ", "/opt/nixery/bin/pip ")
 FOREGROUND = "NIXERY_CHANNEL=nixos-25.05 /opt/nixery/bin/twistd -n nixery"
 """A command that runs until it is interrupted, and wants a channel."""
 
+SERVERS = ("caddy", "prometheus")
+"""Packages whose own pages say how to install them."""
+
+SERVICES = ("caddy.service", "prometheus.service")
+"""Their services, which are not started: one wants the port of nginx."""
+
+NOT_RUN = ("systemctl reload caddy", "systemctl reload prometheus")
+"""The commands for these services."""
+
+AUTHORITY = ("curl --fail https://", "curl --fail --cacert authority.pem https://")
+"""The beginning of a command, and what its page says to use with an authority of one's own."""
+
+REMOVED = {"listen": ("port", "tls_certificate", "tls_key")}
+"""The settings that a page removes, by the one that it adds."""
+
 SYSTEMD = ("busybox-static", "dbus", "libnss-systemd", "systemd-sysv")
 """The packages of every machine that a minimal tree lacks."""
 
+CONFIGURATION = "/etc/nixery/nixery.yaml"
 SET = "/srv/set"
 CHANNEL = "nixos-25.05"
 
@@ -108,9 +136,8 @@ class DocumentationTests(CleanRootCase):
             for block in sections(page)[name]
         ]
         commands = [command for block in blocks for command in block.commands()]
-        self.check_succeeded(
-            root.run("sh", "-euc", "apt-get update; apt-get install --yes $0 $*", *SYSTEMD)
-        )
+        install = "apt-get update; apt-get install --yes --no-install-recommends $0 $*"
+        self.check_succeeded(root.run("sh", "-euc", install, *SYSTEMD, *SERVERS))
         for command in commands:
             if command.startswith(INSTALLS):
                 typed = root.run("sh", "-euc", command, seconds=1800)
@@ -123,9 +150,13 @@ class DocumentationTests(CleanRootCase):
             for done in administrator.follow(block):
                 log = administrator.type("journalctl --no-pager --unit nixery --lines 40").output
                 self.assertEqual(0, done.status, f"{done.output}\n{log}")
-        refused = administrator.type(
-            "curl --silent --cacert authority.pem https://registry.example.org:8443/v2/"
+        curl = "curl --silent --cacert authority.pem"
+        pulled = administrator.type(
+            f"{curl} --fail --user alice https://registry.example.org/v2/hello/manifests/latest"
         )
+        self.assertEqual(0, pulled.status, pulled.output)
+        self.assertIn("schemaVersion", pulled.output)
+        refused = administrator.type(f"{curl} https://registry.example.org/v2/")
         self.assertIn("UNAUTHORIZED", refused.output)
 
 
@@ -155,15 +186,19 @@ class _Administrator:
         title = block.title
         if block.language == "console":
             for command in block.commands():
-                if command != FOREGROUND and not command.startswith(INSTALLS):
-                    yield self.type(command)
+                if command in {FOREGROUND, *NOT_RUN} or command.startswith(INSTALLS):
+                    continue
+                yield self.type(command.replace(*AUTHORITY))
         elif title.startswith("systemctl edit "):
             unit = title.split()[-1]
             unit = unit if "." in unit else f"{unit}.service"
             yield self._write(f"/etc/systemd/system/{unit}.d/override.conf", block.text)
-        elif block.language == "yaml":
+        elif title == CONFIGURATION:
             # What a page shows is added to what is there.
-            self._configuration |= yaml.safe_load(block.text)
+            added = yaml.safe_load(block.text)
+            for name in (removed for setting in added for removed in REMOVED.get(setting, ())):
+                del self._configuration[name]
+            self._configuration |= added
             if self._configuration.pop("channel", CHANNEL) != CHANNEL:
                 raise AssertionError(f"another channel: {block.text}")
             self._configuration["pkgs_path"] = SET
@@ -190,6 +225,6 @@ def _prepare(root: CleanRoot) -> None:
     (place / "bin" / "busybox").chmod(0o755)
     (root.path / "etc/hosts").write_text("127.0.0.1 localhost registry.example.org\n")
     units = root.path / "etc/systemd/system"
-    for unit in MASKED:
+    for unit in (*MASKED, *SERVICES):
         (units / unit).unlink(missing_ok=True)
         (units / unit).symlink_to("/dev/null")

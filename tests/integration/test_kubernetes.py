@@ -15,6 +15,7 @@ import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.config.load import load_config
+from tests.support.documentation import DOCUMENTATION, sections
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MANIFESTS = CHECKOUT / "nix" / "kubernetes"
@@ -43,6 +44,21 @@ class KubernetesTests(SynchronousTestCase):
             broken = self.resources("registry.yaml")["Deployment"]
             broken["spec"]["replicas"] = "three"
             kubernetes_validate.validate(broken, "1.30", strict=True)
+
+    def test_resources_in_the_documentation_have_only_fields_that_kubernetes_knows(self) -> None:
+        """Each resource of Kubernetes that a page shows has only fields that Kubernetes knows."""
+        checked = []
+        for path in sorted(DOCUMENTATION.rglob("*.md")):
+            page = path.relative_to(DOCUMENTATION).as_posix()
+            for blocks in sections(page).values():
+                for block in blocks:
+                    shown = yaml.safe_load(block.text) if block.language == "yaml" else None
+                    # A resource of another project has a schema of its own.
+                    if not isinstance(shown, dict) or shown.get("apiVersion") != "v1":
+                        continue
+                    kubernetes_validate.validate(shown, "1.30", strict=True)
+                    checked.append(page)
+        self.assertIn("running/kubernetes.md", checked)
 
     def test_services_and_probes_match_pods_and_ports(self) -> None:
         """Each service selects the pods, whose probes ask the right port."""

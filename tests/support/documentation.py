@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-__all__ = ["Block", "sections"]
+__all__ = ["DOCUMENTATION", "Block", "sections"]
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "web" / "docs"
 

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -297,7 +298,11 @@ class SourceTests(SynchronousTestCase):
 
     def test_every_configuration_that_is_shown_can_be_used(self) -> None:
         """Every configuration that is shown can be used."""
-        shown = [(name, text) for name, text in blocks("yaml") if text.startswith("# nixery.yaml")]
+        shown = [
+            (name, text)
+            for name, text in blocks("yaml")
+            if re.match(r"# (/etc/nixery/\S*)?nixery\.yaml\n", text) and "credential:" not in text
+        ]
         self.assertGreater(len(shown), 5)
         for name, text in shown:
             path = Path(self.mktemp())
@@ -331,6 +336,16 @@ class SourceTests(SynchronousTestCase):
             try:
                 json.loads(text)
             except ValueError as error:
+                self.fail(f"{name}: {error}\n{text}")
+
+    def test_toml_that_is_shown_is_toml(self) -> None:
+        """TOML that is shown is TOML."""
+        shown = [*blocks("toml")]
+        self.assertGreater(len(shown), 2)
+        for name, text in shown:
+            try:
+                tomllib.loads(text)
+            except tomllib.TOMLDecodeError as error:
                 self.fail(f"{name}: {error}\n{text}")
 
     def test_images_that_readers_are_told_to_pull_have_names_that_are_names(self) -> None:
