@@ -27,6 +27,7 @@ from nixery.builds.views import (
     Count,
     DerivationState,
     ImageLabel,
+    RunningDerivation,
     Stage,
     combined_view,
 )
@@ -92,7 +93,7 @@ class Build:
     _position: int | None = None
     _stages: deque[Stage] = field(factory=lambda: deque(maxlen=MAX_STAGES))
     _counts: dict[tuple[Phase, str], Count] = field(factory=dict)
-    _derivation: str | None = None
+    _running: dict[str, RunningDerivation] = field(factory=dict)
     _follows: Build | None = None
     _spellings: dict[ImageLabel, None] = field(factory=dict)
     _failed_before: bool = False
@@ -127,7 +128,7 @@ class Build:
         self._end_stage()
         self._stages.append(Stage(phase=phase, started_at=self._now()))
         if phase is not Phase.BUILDING:
-            self._derivation = None
+            self._running.clear()
         self._is_listed = True
         self._record_change()
 
@@ -139,12 +140,21 @@ class Build:
 
     def derivation(self, derivation: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.derivation`."""
-        self._derivation = derivation
+        self._running.pop(derivation, None)
+        self._running[derivation] = RunningDerivation(derivation=derivation, started_at=self._now())
         self.output.begin(derivation)
         self._record_change()
 
+    def derivation_phase(self, derivation: str, phase: str, /) -> None:
+        """Implement :meth:`nixery.nix.progress.Progress.derivation_phase`."""
+        running = self._running.get(derivation)
+        if running is not None:
+            self._running[derivation] = evolve(running, phase=phase)
+            self._record_change()
+
     def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.derivation_ended`."""
+        self._running.pop(derivation, None)
         self.output.end(derivation, DerivationState.BUILT if succeeded else DerivationState.FAILED)
         self._record_change()
 
@@ -241,7 +251,8 @@ class Build:
     def finish_part(self) -> None:
         """Note that this part of an index's build has ended."""
         self._end_stage()
-        self._state, self._position, self._derivation = BuildState.SUCCEEDED, None, None
+        self._state, self._position = BuildState.SUCCEEDED, None
+        self._running.clear()
         self._record_change()
 
     def succeed(self, digest: Digest) -> None:
@@ -271,7 +282,8 @@ class Build:
             part.finish_part()
         self.output.finish(None if self._failure is None else self._failure.derivation)
         self._state = state
-        self._position = self._derivation = None
+        self._position = None
+        self._running.clear()
         self._ended_at = self._now()
         self._is_listed = keep or self._pinned
         self._record_change()
@@ -357,7 +369,7 @@ class Build:
             elapsed=until - self.started_at,
             stages=tuple(self._stages),
             counts=tuple(self._counts.values()),
-            derivation=self._derivation,
+            running=tuple(self._running.values()),
             follows=None if self._follows is None else self._follows.id,
             digest=self._digest,
             failure=self._failure,

@@ -19,6 +19,7 @@ from enum import Enum
 from attrs import evolve, frozen
 
 from nixery.builds.build_failure import BuildFailure
+from nixery.image.closure import package_label
 from nixery.nix.progress import Phase
 from nixery.runtime.clocks import WallTime
 
@@ -32,6 +33,7 @@ __all__ = [
     "DerivationView",
     "LogPart",
     "RemovedBuild",
+    "RunningDerivation",
     "Stage",
     "combined_view",
 ]
@@ -119,6 +121,27 @@ class DerivationView:
         return self.path.rpartition("/")[2].partition("-")[2].removesuffix(".drv") or self.path
 
 
+@frozen(kw_only=True)
+class RunningDerivation:
+    """
+    A derivation that is being built.
+
+    :param derivation: its store path.
+    :param phase: the phase of its builder, ``checkPhase``; empty if it tells none.
+    :param platform: as of a :class:`Stage`.
+    """
+
+    derivation: str
+    started_at: WallTime
+    phase: str = ""
+    platform: str = ""
+
+    @property
+    def package(self) -> str:
+        """The name and the version of the package: ``git 2.47.0``."""
+        return package_label(self.derivation)
+
+
 @frozen
 class ImageLabel:
     """
@@ -147,8 +170,7 @@ class BuildView:
     :param elapsed: seconds from then until now, or until it ended.
     :param stages: in the order in which they began.
     :param counts: in the order in which they were first reported.
-    :param derivation: the store path of the derivation whose build began last, while
-        something is being built.
+    :param running: the derivations that are being built now, in the order in which they began.
     :param follows: the id of the build of an index that makes the same image for one of its
         platforms; this one ends when that image is ready.
     :param digest: of the image's OCI manifest, when it has been made.
@@ -173,7 +195,7 @@ class BuildView:
     elapsed: float
     stages: tuple[Stage, ...]
     counts: tuple[Count, ...]
-    derivation: str | None
+    running: tuple[RunningDerivation, ...]
     follows: str | None
     digest: str | None
     failure: BuildFailure | None
@@ -184,6 +206,11 @@ class BuildView:
     also: tuple[ImageLabel, ...] = ()
     clients: int = 0
     attempts: int = 1
+
+    @property
+    def derivation(self) -> str | None:
+        """The store path of the derivation whose build began last; ``None`` if none is built."""
+        return self.running[-1].derivation if self.running else None
 
     @property
     def labels(self) -> tuple[ImageLabel, ...]:
@@ -205,7 +232,10 @@ class BuildView:
         return evolve(self, image=seen[0].image, tag=seen[0].tag, also=tuple(seen[1:]))
 
     def describe_activity(self) -> str:
-        """Describe the current activity in a few words: ``building, 3 of 14 builds``."""
+        """
+        Describe the current activity in a few words: ``building, 3 of 14 builds``; or, if there is
+        only one derivation to build, ``building git 2.47.0``.
+        """
         if self.state is BuildState.QUEUED:
             return "waiting for its turn" + (f", number {self.position}" if self.position else "")
         if self.state.is_final or not self.stages:
@@ -225,6 +255,9 @@ class BuildView:
             for count in self.counts
             if (count.phase, count.platform) == (stage.phase, stage.platform) and count.expected
         ]
+        if stage.phase is Phase.BUILDING and all(count.expected == 1 for count in counts):
+            packages = [each.package for each in self.running if each.platform == stage.platform]
+            return " ".join([stage.phase.value, *packages[-1:]])
         return ", ".join(
             [stage.phase.value, *(f"{each.done} of {each.expected} {each.unit}" for each in counts)]
         )
@@ -297,7 +330,6 @@ def combined_view(whole: BuildView, parts: Mapping[str, BuildView]) -> BuildView
     ]
     running = [part for part in parts.values() if not part.state.is_final]
     queued = [part for part in running if part.state is BuildState.QUEUED]
-    derivations = [part.derivation for part in running if part.derivation is not None]
     waits = not whole.state.is_final and len(queued) == len(running) > 0
     return evolve(
         whole,
@@ -314,5 +346,12 @@ def combined_view(whole: BuildView, parts: Mapping[str, BuildView]) -> BuildView
                 for count in part.counts
             ),
         ),
-        derivation=whole.derivation or next(iter(derivations), None),
+        running=(
+            *whole.running,
+            *(
+                evolve(each, platform=platform)
+                for platform, part in parts.items()
+                for each in part.running
+            ),
+        ),
     )

@@ -148,6 +148,9 @@ class NullProgress:
     def derivation(self, derivation: str, /) -> None:
         pass
 
+    def derivation_phase(self, derivation: str, phase: str, /) -> None:
+        pass
+
     def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
         pass
 

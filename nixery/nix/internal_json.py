@@ -38,6 +38,7 @@ BUILD = 105
 SUBSTITUTE = 108
 
 LOG_LINE = 101
+SET_PHASE = 104
 PROGRESS = 105
 SET_EXPECTED = 106
 
@@ -46,6 +47,9 @@ MAX_LOG_LINES = 20
 
 MAX_LOGGED_BUILDS = 64
 """The most builds whose logs are kept: Nix names the failing one after its end."""
+
+MAX_PHASE_CHARACTERS = 40
+"""The most characters of the name of a builder's phase."""
 
 MAX_LINE_CHARACTERS = 2000
 """The most characters of a line of a log; longer lines are cut."""
@@ -63,7 +67,7 @@ _PREFIX = b"@nix "
 _STARTS = tuple(
     b'"type":%d' % kind for kind in (FILE_TRANSFER, COPY_PATHS, BUILDS, BUILD, SUBSTITUTE)
 )
-_RESULTS = tuple(b'"type":%d' % kind for kind in (LOG_LINE, PROGRESS, SET_EXPECTED))
+_RESULTS = tuple(b'"type":%d' % kind for kind in (LOG_LINE, SET_PHASE, PROGRESS, SET_EXPECTED))
 # Errors, warnings, and derivations that will be built.
 _MESSAGES = (b'"level":0', b'"level":1', b'.drv"}')
 _PLANNED = re.compile(r"\s*(/nix/store/\S+\.drv)")
@@ -274,6 +278,9 @@ class BuildLog:
             if derivation in self._logs:
                 self._logs[derivation].append(line)
             self.progress.log(line, derivation)
+        elif kind == SET_PHASE and activity in self._derivations:
+            phase = plain_text(str(fields[0])[:MAX_PHASE_CHARACTERS])
+            self.progress.derivation_phase(self._derivations[activity], phase)
         elif kind == PROGRESS:
             self._count(activity, int(fields[0]), int(fields[1]))
         elif kind == SET_EXPECTED and fields[0] == FILE_TRANSFER:
@@ -303,6 +310,7 @@ class BuildLog:
         if done == before + 1 and len(running) == 1:
             self._succeeded.add(running[0])
             self._succeeded_derivations.add(self._derivations[running[0]])
+            self.progress.derivation_ended(self._derivations[running[0]], True)
             self._succeeded_builds += 1
 
     def _set_phase(self, phase: Phase) -> None:

@@ -39,8 +39,11 @@ class Progress(Protocol):
     def derivation(self, derivation: str, /) -> None:
         """Report the store path of a derivation whose build begins."""
 
+    def derivation_phase(self, derivation: str, phase: str, /) -> None:
+        """Report the phase of a derivation's builder, as nixpkgs names it: ``checkPhase``."""
+
     def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
-        """Report that the build of a derivation has ended."""
+        """Report that the build of a derivation has ended; that may be reported twice."""
 
     def log(self, line: str, derivation: str, /) -> None:
         """

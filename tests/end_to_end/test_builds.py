@@ -72,6 +72,32 @@ class BuildTests(EndToEndCase):
         self.assertEqual(http.manifest("left-alone").status, 200)
         self.assertEqual(watched_set().builds("left-alone"), 1)
 
+    def test_clients_that_join_a_build_are_counted_and_make_no_row_of_their_own(self) -> None:
+        """Two clients of one build are one row, in whatever order they have the names."""
+        http = watched_registry().registry
+
+        def rows() -> list[tuple[str, list[str], str, int]]:
+            builds = http.get("/builds?q=joined").json()["builds"]
+            return [
+                (each["image"], each["also"], each["state"], each["clients"]) for each in builds
+            ]
+
+        names, others = "joined/plain", ["plain/joined:latest"]
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(http.manifest, names)
+            watched_set().wait_for("joined")
+            self.assertEqual([(names, [], "running", 1)], rows())
+            with socket.create_connection(("127.0.0.1", http.port)) as client:
+                client.sendall(b"GET /v2/plain/joined/manifests/latest HTTP/1.1\r\nHost: x\r\n\r\n")
+                expected = [(names, others, "running", 2)]
+                wait_until(lambda: rows() == expected, "the other client to be counted")
+            wait_until(lambda: rows() == [(names, others, "running", 1)], "it to be gone")
+            watched_set().let("joined")
+            self.assertEqual(200, first.result().status)
+        self.assertEqual([(names, others, "succeeded", 0)], rows())
+        self.assertEqual(200, http.manifest("plain/joined").status)
+        self.assertEqual(1, len(rows()))
+
     def test_layer_shared_by_two_concurrent_builds_is_packed_once(self) -> None:
         """
         Of two images that share a package, asked for at once, one packs it, and a

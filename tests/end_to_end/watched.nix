@@ -127,7 +127,7 @@ let
   # What a test counts or holds back is its own; the others are for all.
   packages =
     named simple [ "plain" "known" ]
-    // named held [ "crowded" "left-alone" "endless" "queued" ]
+    // named held [ "crowded" "left-alone" "endless" "queued" "joined" ]
     // named held [ "slow-docker" "slow-podman" "slow-skopeo" "slow-ctr" "slow-http" ]
     // named stepwise [ "seen-live" "seen-plain" "seen-listed" "seen-filtered" "seen-running" "seen-preview" ]
     // named large [ "large" "shared" ]

@@ -89,6 +89,10 @@ class _Listener:
     def derivation(self, path: str) -> None:
         assert isinstance(path, str)
 
+    def derivation_phase(self, path: str, phase: str) -> None:
+        assert isinstance(path, str)
+        assert "\x1b" not in phase
+
     def count(self, phase: Phase, done: int, expected: int, unit: str) -> None:
         assert isinstance(done, int)
         assert isinstance(expected, int)

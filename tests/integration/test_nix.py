@@ -62,6 +62,7 @@ class Recorder:
     phases: list[Phase] = field(factory=list)
     counts: list[tuple[Phase, int, int, str]] = field(factory=list)
     derivations: list[str] = field(factory=list)
+    builder_phases: list[tuple[str, str]] = field(factory=list)
     ended: list[tuple[str, bool]] = field(factory=list)
     lines: list[str] = field(factory=list)
     first_line: Deferred[str] = field(factory=Deferred)
@@ -74,6 +75,9 @@ class Recorder:
 
     def derivation(self, derivation: str, /) -> None:
         self.derivations.append(derivation)
+
+    def derivation_phase(self, derivation: str, phase: str, /) -> None:
+        self.builder_phases.append((derivation, phase))
 
     def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
         self.ended.append((derivation, succeeded))
@@ -630,10 +634,13 @@ class BuildTests(NixTestCase):
         self.assertEqual(try_to_delete(second.outputs[0]), 1)
 
     async def test_every_line_of_a_builds_log_arrives(self) -> None:
-        """Every line of a build's log arrives."""
+        """Every line of a build's log arrives, and so do the phase and the end of the build."""
         evaluation = await self.evaluate("chatty")
         recorder = Recorder()
         await self.nix.realise(evaluation.packages, recorder)
+        (derivation,) = recorder.derivations
+        self.assertEqual(recorder.builder_phases, [(derivation, "buildPhase")])
+        self.assertEqual(set(recorder.ended), {(derivation, True)})
         self.assertEqual(recorder.lines, [f"line {number}" for number in range(1, 3001)])
 
     async def test_derivations_that_a_garbage_collection_took_can_be_evaluated_again(self) -> None:

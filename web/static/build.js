@@ -18,7 +18,7 @@ function show(build) {
   clock = ended ? null : { build, at: performance.now() };
   by("elapsed").textContent = duration(build.elapsed);
   by("digest").textContent = build.digest ?? (ended ? "none" : "not yet");
-  by("derivation").textContent = shown(build.derivation ?? "–");
+  running(build, build.elapsed);
   by("progress").hidden = ended;
   for (const id of ["follows-title", "follows"]) by(id).hidden = !build.follows;
   by("follows").replaceChildren(...(build.follows
@@ -36,9 +36,20 @@ function show(build) {
   if (ended) finish();
 }
 
+// The derivations that are being built, and for how long.
+function running(build, elapsed) {
+  const now = Date.parse(build.begun) / 1000 + elapsed;
+  by("running").replaceChildren(...build.running.map((each) => element("li", { class: "wrap" },
+    each.platform ? `${each.platform}, ` : null,
+    element("strong", {}, element("bdi", {}, each.package)), " for ",
+    element("span", { class: "since" }, duration(Math.max(now - Date.parse(each.begun) / 1000, 0))),
+    each.phase ? ", " : null, each.phase ? element("bdi", {}, each.phase) : null, " ",
+    element("code", { class: "small quiet" }, each.derivation))));
+}
+
 function counts(all) {
   for (const count of all) {
-    if (!count.expected) continue;
+    if (!count.expected || (count.expected === 1 && count.unit === "builds")) continue;
     const platform = count.platform ?? ""; // of an index
     const id = `live-${platform}-${count.phase}-${count.unit}`;
     const phase = platform ? `${platform}, ${count.phase}` : count.phase;
@@ -138,4 +149,5 @@ setInterval(() => {
   const elapsed = clock.build.elapsed + (performance.now() - clock.at) / 1000;
   by("elapsed").textContent = duration(elapsed);
   lanes({ ...clock.build, elapsed });
+  running(clock.build, elapsed);
 }, 1000);

@@ -208,6 +208,16 @@ def described(build: BuildView) -> dict[str, object]:
             for count in build.counts
         ],
         "derivation": build.derivation,
+        "running": [
+            {
+                "derivation": each.derivation,
+                "package": each.package,
+                "begun": rfc3339(each.started_at),
+                "phase": each.phase or None,
+                **({"platform": each.platform} if each.platform else {}),
+            }
+            for each in build.running
+        ],
         "follows": build.follows,
         "digest": build.digest,
         "problem": None if build.failure is None else _described_failure(build.failure),
@@ -297,8 +307,9 @@ class BuildLines:
 
     def _build(self, build: Mapping[str, Any]) -> list[str]:
         said = f"== {build['image']}:{build['tag']}: {build['doing']}"
-        if build["derivation"]:
-            said += f": {_short(build['derivation'])}"
+        packages = [str(each["package"]) for each in _list(build["running"])]
+        if packages and not build["doing"].endswith(packages[-1]):
+            said += f": {packages[-1]}"
         if build["clients"] > 1:
             said += f"; {build['clients']} clients waiting"
         said = printable(said)
@@ -322,8 +333,3 @@ class BuildLines:
 def _list(value: object) -> Sequence[Any]:
     """Return a list in an event's data, whose values have no static types."""
     return value if isinstance(value, Sequence) else ()
-
-
-def _short(derivation: str) -> str:
-    """Return ``hello-2.12`` for ``/nix/store/HASH-hello-2.12.drv``."""
-    return derivation.rsplit("/", 1)[-1][33:].removesuffix(".drv") or derivation

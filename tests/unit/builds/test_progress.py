@@ -183,6 +183,43 @@ class BuildTests(ProgressTestCase):
         self.build.phase(Phase.PACKING)
         self.assertIsNone(self.build.view().derivation)
 
+    def test_derivations_that_run_are_told_with_their_times(self) -> None:
+        """Those that run are told in the order in which they began, and none that has ended."""
+        self.build.phase(Phase.BUILDING)
+        first, second = (f"/nix/store/{'0' * 32}-{name}-1.0.drv" for name in ("a", "b"))
+        self.build.derivation(first)
+        self.clock.advance(5)
+        self.build.derivation(second)
+        self.build.derivation_phase(first, "buildPhase")
+        view = self.build.view()
+        self.assertEqual(
+            [(each.package, each.started_at - BEGUN, each.phase) for each in view.running],
+            [("a 1.0", 0, "buildPhase"), ("b 1.0", 5, "")],
+        )
+        self.assertEqual(second, view.derivation)
+        for _ in range(2):
+            self.build.derivation_ended(second, True)
+        self.build.derivation_phase(second, "fixupPhase")
+        self.assertEqual(first, self.build.view().derivation)
+        self.build.fail(StorageError(operation="write", reason="full"))
+        self.assertEqual((), self.build.view().running)
+
+    def test_one_derivation_is_described_by_its_package(self) -> None:
+        """If one derivation is built, it is named; that none of one is done tells nothing."""
+        self.build.phase(Phase.BUILDING)
+        self.build.count(Phase.BUILDING, 0, 1, "builds")
+        self.assertEqual("building", self.build.view().describe_activity())
+        self.build.derivation(DERIVATION)
+        self.assertEqual("building hello 2.12", self.build.view().describe_activity())
+        part = self.build.part(self.build.name.for_system("aarch64-linux"))
+        part.phase(Phase.BUILDING)
+        part.derivation(DERIVATION.replace("hello", "other"))
+        view = self.build.view()
+        self.assertEqual(["", "arm64"], [each.platform for each in view.running])
+        self.assertEqual(
+            "building hello 2.12; arm64: building other 2.12", view.describe_activity()
+        )
+
     def test_current_activity_is_described_in_a_few_words(self) -> None:
         """The current activity is described in a few words."""
         self.assertEqual(self.build.view().describe_activity(), "running")

@@ -15,6 +15,7 @@ from nixery.nix.internal_json import (
     MAX_LINE_CHARACTERS,
     MAX_LOG_LINES,
     MAX_LOGGED_BUILDS,
+    MAX_PHASE_CHARACTERS,
     MAX_PLANNED_DERIVATIONS,
     BuildLog,
 )
@@ -35,6 +36,9 @@ class Recorder:
 
     def derivation(self, derivation: str, /) -> None:
         self.calls.append(("derivation", derivation))
+
+    def derivation_phase(self, derivation: str, phase: str, /) -> None:
+        self.calls.append(("phase", derivation, phase))
 
     def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
         self.calls.append(("ended", derivation, succeeded))
@@ -102,6 +106,32 @@ class BuildLogTests(SynchronousTestCase):
         self.assertEqual(self.log.tail("/nix/store/a.drv"), ("one", "x" * MAX_LINE_CHARACTERS))
         self.assertEqual(self.log.tail("/nix/store/b.drv"), ("two",))
         self.assertEqual(self.log.tail("/nix/store/c.drv"), ())
+
+    def test_phase_of_a_builder_is_told_with_its_derivation(self) -> None:
+        """The phase is bounded plain text; that of an activity that is no build is ignored."""
+        self.start(2, 105, "/nix/store/a.drv")
+        self.result(2, 104, "\x1b[31mcheckPhase" + "x" * 100)
+        self.result(7, 104, "buildPhase")
+        self.stop(2)
+        self.result(2, 104, "fixupPhase")
+        self.assertEqual(
+            [call for call in self.recorder.calls if call[0] in ("phase", "ended")],
+            [
+                (
+                    "phase",
+                    "/nix/store/a.drv",
+                    ("checkPhase" + "x" * 100)[: MAX_PHASE_CHARACTERS - 5],
+                ),
+                ("ended", "/nix/store/a.drv", False),
+            ],
+        )
+
+    def test_build_that_was_asked_for_ends_when_it_is_counted(self) -> None:
+        """Nix stops a build that was asked for when all have ended: it is told before that."""
+        self.start(1, 104)
+        self.start(2, 105, "/nix/store/a.drv")
+        self.result(1, 105, 1, 2, 0, 0)
+        self.assertEqual(("ended", "/nix/store/a.drv", True), self.recorder.calls[-2])
 
     def test_build_that_stops_without_having_succeeded_stays_unfinished(self) -> None:
         """A build that stops without having succeeded stays unfinished."""

@@ -309,7 +309,7 @@ class BuildTests(MetricsTestCase):
                 Stage(phase=Phase.BUILDING, started_at=WallTime(101), ended_at=WallTime(109)),
             ),
             "counts": (),
-            "derivation": None,
+            "running": (),
             "follows": None,
             "digest": None,
             "failure": None,

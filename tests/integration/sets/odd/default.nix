@@ -151,8 +151,10 @@ let
     dependsOnFailing = make "depends-1" "echo ${numbered} > $out" { };
     slow = failing "slow-1" "echo pid $$; while :; do :; done";
     silent = failing "silent-1" "while :; do :; done";
-    chatty = make "chatty-1"
-      "i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); echo line $i; done; echo > $out" { };
+    chatty = make "chatty-1" ''
+      echo '@nix {"action":"setPhase","phase":"buildPhase"}'
+      i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); echo line $i; done; echo > $out
+    '' { };
     # What builders print may look like errors of Nix.
     talksOfTimeout = failing "talks-1" "echo 'FAIL: test_login timed out after 30 seconds'; exit 1";
     talksOfCollection = failing "talks-2"

@@ -240,6 +240,14 @@ class PageTests(PagesTestCase):
                 ],
                 "counts": [{"phase": "building", "unit": "builds", "done": 1, "expected": 3}],
                 "derivation": "/nix/store/x.drv",
+                "running": [
+                    {
+                        "derivation": "/nix/store/x.drv",
+                        "package": "/nix/store/x.drv",
+                        "begun": "2027-01-15T08:00:00.000+00:00",
+                        "phase": None,
+                    }
+                ],
                 "follows": None,
                 "digest": None,
                 "problem": None,
@@ -375,6 +383,36 @@ class PageTests(PagesTestCase):
         other.fail(BuildFailed(derivation=derivation, log=(), output=output))
         self.assertIn("The next pull tries again.", self.html(f"/builds/{other.id}"))
         self.assertIn("git 2.47.0 failed to build", self.html("/builds"))
+
+    def test_running_build_says_what_is_built_and_for_how_long(self) -> None:
+        """One derivation is named, with its time; of several the progress is shown, too."""
+        build = self.begin()
+        derivation = f"/nix/store/{'0' * 32}-git-2.47.0.drv"
+        build.count(Phase.BUILDING, 0, 1, "builds")
+        build.derivation(derivation)
+        build.derivation_phase(derivation, "checkPhase")
+        self.clock.advance(125)
+        page = self.html(f"/builds/{build.id}")
+        running = '<bdi>git 2.47.0</bdi></strong> for <span class="since">2 min 05 s</span>'
+        self.assertIn(running, page)
+        self.assertIn("<bdi>checkPhase</bdi>", page)
+        self.assertIn("building git 2.47.0</span>", page)
+        self.assertNotIn("0 of 1", page)
+        self.assertIn("building git 2.47.0", self.html("/builds"))
+        connection = self.connect()
+        connection.send("GET", f"/builds/{build.id}/events")
+        self.assertIn(b"latest: building git 2.47.0\n", connection.received())
+        build.count(Phase.BUILDING, 1, 14, "builds")
+        build.derivation(derivation.replace("git", "perl-git"))
+        page = self.html(f"/builds/{build.id}")
+        self.assertIn("building: 1 of 14 builds", page)
+        self.assertEqual(2, page.count('<li class="wrap">'))
+        connection = self.connect()
+        connection.send("GET", f"/builds/{build.id}/events")
+        self.assertIn(b"building, 1 of 14 builds: perl-git 2.47.0\n", connection.received())
+        build.derivation_ended(derivation, True)
+        [running] = self.get(f"/builds/{build.id}")["running"]
+        self.assertEqual("perl-git 2.47.0", running["package"])
 
     def test_row_has_the_other_names_the_clients_and_the_attempts(self) -> None:
         """A row, its page and its lines for a terminal say who waits, and by which names."""
