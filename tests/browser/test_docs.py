@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from tests.browser.browser import Screen
 from tests.browser.case import BrowserCase
 from tests.end_to_end.case import watched_registry
+
+NARROW = Screen(width=390, height=844, dark=True, touch=True)
 
 
 class DocumentationTests(BrowserCase):
@@ -26,10 +29,36 @@ class DocumentationTests(BrowserCase):
         """A page leads to its sections, and to the other pages of the site."""
         page = self.browser
         self.visit(watched_registry(), "/docs/tutorial/")
-        page.click(".on-page a[href='#pull-an-image']")
+        page.click(".on-page.beside a[href='#pull-an-image']")
         self.assertIn("#pull-an-image", page.driver.current_url)
         page.driver.find_element("link text", "Images").click()
         page.wait("main h1", "Images")
+
+    def test_phone_shows_sections_copies_blocks_and_leads_to_the_site(self) -> None:
+        """On a phone, a page unfolds its sections, copies blocks, and leads to the site."""
+        page = self.browser
+        page.screen(NARROW)
+        self.visit(watched_registry(), "/docs/tutorial/")
+        page.wait("div.highlight-console button[data-copy]")
+        self.assertEqual([], page.faults())
+        links = [each.text for each in page.find_all("header nav a") if each.is_displayed()]
+        self.assertEqual(["Start", "Builds", "Images", "Documentation"], links)
+        page.click(".on-page.folded summary")
+        self.assertEqual([], page.faults())
+        page.click(".on-page.folded a[href='#pull-an-image']")
+        self.assertIn("#pull-an-image", page.driver.current_url)
+
+    def test_sections_are_there_and_the_search_tells_why_it_is_not_without_scripts(self) -> None:
+        """Without scripts, pages have their sections, and the search says that it needs scripts."""
+        page = self.browser
+        page.screen(NARROW)
+        with page.without_scripts():
+            self.visit(watched_registry(), "/docs/tutorial/")
+            page.click(".on-page.folded summary")
+            self.assertTrue(page.find(".on-page.folded a[href='#pull-an-image']").is_displayed())
+            page.type("header input[name=q]", "popularity")
+            page.click("header form button")
+            page.wait("main", "needs JavaScript")
 
     def test_word_is_looked_for_on_all_pages_and_page_that_has_it_is_click_away(self) -> None:
         """A word is looked for on all pages, and a page that has it is a click away."""

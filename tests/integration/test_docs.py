@@ -20,6 +20,9 @@ SITE = {"/", "/builds", "/images"}
 LOADED = {"script": "src", "link": "href", "img": "src", "form": "action", "iframe": "src"}
 """Attributes with URLs that a browser fetches, or sends data to, by itself."""
 
+_IMPORT = re.compile(r'^(?:import|export)\b[^"\n]*"(\./[^"]+)";$', re.MULTILINE)
+"""A module that a script imports."""
+
 
 class Page(HTMLParser):
     """The elements of a page."""
@@ -105,6 +108,12 @@ class BuiltTests(SynchronousTestCase):
                 parts = urlsplit(url)
                 self.assertEqual(("", ""), (parts.scheme, parts.netloc), (name, url))
                 self.assertTrue((self.root / name / parts.path).exists(), (name, url))
+        imported = 0
+        for path in self.root.rglob("*.js"):
+            for name in _IMPORT.findall(path.read_text("utf-8")):
+                imported += 1
+                self.assertTrue((path.parent / name).is_file(), (path.name, name))
+        self.assertGreater(imported, 2)
         for path in self.root.rglob("*.css"):
             text = path.read_text("utf-8")
             self.assertNotIn("@import", text, path.name)
@@ -133,6 +142,25 @@ class BuiltTests(SynchronousTestCase):
                 if parts.fragment:
                     self.assertIn(unquote(parts.fragment), self.pages[address].ids, (name, url))
         self.assertGreater(seen, 100)
+
+    def test_each_page_leads_to_its_sections_and_to_the_site(self) -> None:
+        """Each page links its sections, the other pages of the site, and a search."""
+        for name, page in self.pages.items():
+            links = [given.get("href", "") for tag, given in page.elements if tag == "a"]
+            self.assertLessEqual(SITE, {*links}, name)
+            self.assertIn(("form", "search"), [(tag, at.get("role")) for tag, at in page.elements])
+            # The first section is the page. Each other one is linked by its heading, in the list
+            # above the text, which narrow screens show, and in the one beside it.
+            sections = [at["id"] for tag, at in page.elements if tag == "section" and "id" in at]
+            for section in sections[1:]:
+                self.assertLessEqual(3, links.count(f"#{section}"), (name, section))
+
+    def test_search_says_that_it_needs_scripts(self) -> None:
+        """The page of the search says that it needs JavaScript, to browsers without it."""
+        text = (self.root / "search" / "index.html").read_text("utf-8")
+        (words,) = re.findall(r"<noscript>(.*?)</noscript>", text, re.DOTALL)
+        self.assertIn("needs JavaScript", words)
+        self.assertIn('href="#contents"', words)
 
     def test_each_page_has_a_language_and_one_heading(self) -> None:
         """Each page has a language, one heading of the first order, and a text to skip to."""

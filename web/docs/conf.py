@@ -41,7 +41,7 @@ html_domain_indices = False
 # The look is that of the other pages of the site.
 html_static_path = [
     str(_HERE.parent / "static" / name)
-    for name in ("site.css", "site.js", "text.js", "logo.svg", "favicon.svg")
+    for name in ("site.css", "site.js", "commands.js", "text.js", "logo.svg", "favicon.svg")
 ]
 html_css_files = [("site.css", {"priority": 100})]
 html_js_files = [("docs.js", {"type": "module"})]
