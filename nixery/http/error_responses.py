@@ -46,6 +46,7 @@ from nixery.image.errors import (
     PackagesRefused,
     PlatformMissing,
 )
+from nixery.inspection.errors import ImageNotPulled
 from nixery.layers.errors import ReservedName
 from nixery.limits.errors import (
     BuildsExceeded,
@@ -168,6 +169,7 @@ _STATUS: Mapping[type[NixeryError], tuple[int, str]] = {
     InvalidDigest: (400, "DIGEST_INVALID"),
     InvalidReference: (404, "MANIFEST_UNKNOWN"),
     UnknownRevision: (404, "MANIFEST_UNKNOWN"),
+    ImageNotPulled: (404, "MANIFEST_UNKNOWN"),
     ManifestUnknown: (404, "MANIFEST_UNKNOWN"),
     BlobUnknown: (404, "BLOB_UNKNOWN"),
     # The list has no code for ranges; this one is at least about sizes.

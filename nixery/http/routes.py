@@ -32,6 +32,7 @@ from nixery.http.ui.build_button import BuildButton
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
+from nixery.http.ui.estimate_page import EstimatePage
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.image_redirects import redirect_to_image, redirect_to_latest
 from nixery.http.ui.index_page import IndexPage
@@ -59,6 +60,7 @@ class UIHandlers:
     assets: Assets | None = None
     index: IndexPage | None = None
     search: SearchPage | None = None
+    estimates: EstimatePage | None = None
     builds: BuildPages | None = None
     images: ImagePages | None = None
     comparison: ComparisonPage | None = None
@@ -185,6 +187,8 @@ def _route_ui(app: Klein, ui: UIHandlers) -> None:
         _route_index(app, ui.index)
     if ui.search is not None:
         _route_search(app, ui.search)
+    if ui.estimates is not None:
+        _route_estimates(app, ui.estimates)
     if ui.builds is not None:
         _route_builds(app, ui.builds)
     if ui.images is not None:
@@ -235,6 +239,12 @@ def _route_search(app: Klein, page: SearchPage) -> None:
     @app.route("/api/search", methods=READ)
     def search_data(request: Request) -> Body:
         return page.answer(request)
+
+
+def _route_estimates(app: Klein, page: EstimatePage) -> None:
+    @app.route("/api/estimate/<rest:repository>", methods=READ)
+    def estimate(request: Request, repository: str) -> Body:
+        return page.answer(request, repository)
 
 
 def _route_builds(app: Klein, builds: BuildPages) -> None:

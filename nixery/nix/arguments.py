@@ -258,6 +258,22 @@ def building(settings: NixSettings, out_link: Path) -> tuple[str, ...]:
     )
 
 
+def dry_run(packages: Iterable[Package]) -> tuple[str, ...]:
+    """
+    Command that prints what would be built or downloaded to make the chosen outputs valid.
+
+    :param packages: at least one, with an output.
+    """
+    return (
+        *("nix-store", "--realise", "--dry-run"),
+        *sorted(
+            f"{package.derivation}!{output.name}"
+            for package in packages
+            for output in package.outputs
+        ),
+    )
+
+
 def query_closure(paths: Sequence[str]) -> tuple[str, ...]:
     """Command that prints the runtime closure of ``paths``."""
     return ("nix-store", "--query", "--requisites", *paths)

@@ -21,6 +21,7 @@ from nixery.image.closure import PathInfo, RuntimeGraph, StorePath
 from nixery.image.errors import PackageProblem, PackagesRefused, ProblemKind
 from nixery.image.names import PackageRequest, Tag
 from nixery.image.packages import Evaluation, Output, Package
+from nixery.nix.dry_run import DryRun
 from nixery.nix.errors import MissingDerivations
 from nixery.nix.interface import Realisation, RootedClosure
 from nixery.nix.progress import Phase, Progress
@@ -266,6 +267,16 @@ class FakeNix:
             for package in self._closure(attributes)
         }
         return RuntimeGraph(paths=paths)
+
+    async def dry_run(self, packages: Sequence[Package]) -> DryRun:
+        wanted = self._closure([package.attribute for package in packages])
+        return DryRun(
+            builds=tuple(
+                f"{package.path.path}.drv"
+                for package in wanted
+                if not (self.store / Path(package.path.path).name).exists()
+            )
+        )
 
     def root_expired(self, realisation: Realisation) -> bool:
         return realisation.root not in self.roots

@@ -16,6 +16,7 @@ from nixery.builds.candidates import CandidateSearch
 from nixery.builds.filtered_lookup import FilteredLookup
 from nixery.builds.package_catalog import PackageCatalog
 from nixery.config.config import Config
+from nixery.inspection.estimator import Estimator
 from nixery.runtime.clocks import SystemWallClock, WallClock
 from nixery.runtime.reloader import Reloader
 from nixery.runtime.startup import Component, OrderedService, exit_with_failure
@@ -171,6 +172,15 @@ def make_application(
         candidates=candidates,
         packages=packages,
         rules=limits.rules,
+        estimator=Estimator(
+            sources=sources.sources,
+            builder=builds.builder,
+            dry_runner=nix.dry_runner,
+            catalog=inspection.catalog,
+            comparer=inspection.comparer,
+            candidates=candidates,
+            skips_missing_platforms=config.sources.platforms_missing == "skip",
+        ),
         visibility=access.visibility,
     )
     http = make_http(

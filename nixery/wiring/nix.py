@@ -16,6 +16,7 @@ from nixery.config.config import Config
 from nixery.nix.arguments import NixSettings
 from nixery.nix.commands import NixCommands
 from nixery.nix.context import NixContext
+from nixery.nix.dry_run import DryRunner
 from nixery.nix.enumeration import StoreListing
 from nixery.nix.package_indexes import PackageIndexes
 from nixery.process.spawner import ProcessSpawner, Spawner
@@ -39,10 +40,12 @@ class NixSubsystem:
     """
     The Nix commands.
 
+    :param dry_runner: asks what would be built and downloaded.
     :param components: for a daemon; a command uses ``nix`` as it is.
     """
 
     nix: NixCommands
+    dry_runner: DryRunner
     components: tuple[Component, ...]
 
 
@@ -91,7 +94,9 @@ def make_nix(context: NixContext) -> NixSubsystem:
         nix.keep_evaluators()
 
     return NixSubsystem(
-        nix=nix, components=(Component(name="Nix side", start=start, stop=nix.stop),)
+        nix=nix,
+        dry_runner=DryRunner(context),
+        components=(Component(name="Nix side", start=start, stop=nix.stop),),
     )
 
 

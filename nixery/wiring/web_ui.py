@@ -18,14 +18,17 @@ from nixery.http.ui.build_button import BuildButton
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
+from nixery.http.ui.estimate_page import EstimatePage
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.image_preview import Contents, ImagePreview
+from nixery.http.ui.image_reference import ImageReferences
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Pages, Section
 from nixery.http.ui.search_page import SearchPage
 from nixery.http.visibility import VisibilityRules
 from nixery.image.names import ImageName, Tag
 from nixery.inspection.catalog import ImageCatalog
+from nixery.inspection.estimator import Estimator
 from nixery.inspection.image_comparer import ImageComparer
 from nixery.limits.package_rules import PackageRules
 from nixery.pulls.unattended_pulls import UnattendedPulls
@@ -69,6 +72,7 @@ def make_web_ui(
     candidates: CandidateSearch,
     packages: PackageCatalog,
     rules: PackageRules,
+    estimator: Estimator,
     visibility: VisibilityRules,
 ) -> WebUISubsystem:
     """
@@ -81,6 +85,7 @@ def make_web_ui(
     :param package_lookup: looks up names that a user types.
     :param candidates: finds other names for those that do not exist.
     :param packages: searches packages.
+    :param estimator: tells the price of images before they are pulled.
     :param visibility: decides which client may see which image.
     :raises ResourceMissing: the installation is incomplete.
     """
@@ -164,6 +169,15 @@ def make_web_ui(
             assets=site_files.assets,
             index=index,
             search=SearchPage(pages, packages, visibility),
+            estimates=EstimatePage(
+                estimator,
+                visibility,
+                ImageReferences(
+                    address=address.host,
+                    system=config.sources.system,
+                    platforms=config.sources.platforms,
+                ),
+            ),
             builds=build_pages,
             images=images,
             comparison=comparison,

@@ -59,8 +59,10 @@ from nixery.http.ui.build_button import BuildButton
 from nixery.http.ui.build_pages import BuildPages
 from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
+from nixery.http.ui.estimate_page import EstimatePage
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.image_preview import ImagePreview
+from nixery.http.ui.image_reference import ImageReferences
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Section
 from nixery.http.ui.search_page import SearchPage
@@ -70,6 +72,7 @@ from nixery.image.names import PackageRequest
 from nixery.image.packages import LookupResult
 from nixery.image.patterns import parse_patterns
 from nixery.inspection.catalog import ImageCatalog
+from nixery.inspection.estimator import Estimator
 from nixery.inspection.image_comparer import ImageComparer
 from nixery.layers.grouping import LayerSettings, Popularity
 from nixery.layers.tarball import Compression
@@ -324,6 +327,7 @@ class World:
         packages = PackageCatalog(
             sources=sources, indexes=_Indexes(), workers=workers, system=SYSTEM
         )
+        comparer = ImageComparer(catalog=library, storage=storage, cpu=workers)
         index = IndexPage(pages, lookup, SYSTEM, clock, builds=self.book, visibility=visibility)
 
         async def well() -> Sequence[str]:
@@ -344,6 +348,18 @@ class World:
                 assets=files.assets,
                 index=index,
                 search=SearchPage(pages, packages, visibility or AllowAll()),
+                estimates=EstimatePage(
+                    Estimator(
+                        sources=sources,
+                        builder=builder,
+                        dry_runner=self.nix,
+                        catalog=library,
+                        comparer=comparer,
+                        candidates=candidates,
+                    ),
+                    visibility or AllowAll(),
+                    ImageReferences(address="reg.example", system=SYSTEM),
+                ),
                 builds=BuildPages(self.book, clock, pages, visibility=visibility),
                 images=ImagePages(
                     library,
@@ -374,7 +390,7 @@ class World:
                 ),
                 comparison=ComparisonPage(
                     library,
-                    ImageComparer(catalog=library, storage=storage, cpu=workers),
+                    comparer,
                     pages,
                     visibility or AllowAll(),
                     system=SYSTEM,

@@ -15,19 +15,13 @@ from typing import Protocol
 from twisted.web.server import Request
 
 from nixery.http.responses import answer_with, client_disconnected, set_headers
+from nixery.http.ui.image_reference import ImageReferences
 from nixery.http.ui.image_views import place, related_images
 from nixery.http.ui.pages import PAGE_HEADERS, Pages, add_vary, wants_html
 from nixery.http.ui.query import argument
 from nixery.http.visibility import VisibilityRules
 from nixery.image.manifests import Manifest
-from nixery.image.names import (
-    Digest,
-    ImageName,
-    Tag,
-    parse_digest,
-    parse_image_name,
-    parse_tag,
-)
+from nixery.image.names import Digest, ImageName, Tag
 from nixery.inspection.comparison import Comparison, PackageChange
 from nixery.inspection.image_list import EarlierImage, ImageEntry
 from nixery.inspection.page_data import PageData
@@ -87,8 +81,9 @@ class ComparisonPage:
         self._comparer = comparer
         self._pages = pages
         self._visibility = visibility
-        self._system = system
-        self._platforms = platforms
+        self._references = ImageReferences(
+            address=pages.address, system=system, platforms=platforms
+        )
 
     async def show(self, request: Request, name: ImageName, tag: Tag) -> bytes | None:
         """
@@ -106,7 +101,7 @@ class ComparisonPage:
             if not wants_html(request):
                 return self._pages.error(request, 400, "say which image to compare: ?with=NAME:TAG")
             return await self._answer(request, name, tag, new)
-        other, reference = self._parse(text)
+        other, reference = self._references.parse(text)
         separator = "@" if ":" in reference else ":"
         label = f"{other.repository}{separator}{reference}"
         # Of two indexes, the images for one system are compared.
@@ -128,19 +123,6 @@ class ComparisonPage:
                 },
             )
         return await self._answer(request, name, tag, new, label, comparison)
-
-    def _parse(self, text: str) -> tuple[ImageName, Tag | Digest]:
-        """
-        Parse the name of an image as people paste it: with the registry, with both tag and digest.
-
-        :raises InvalidName: the name is outside the grammar.
-        :raises InvalidReference: the tag is outside the grammar.
-        :raises InvalidDigest: the digest is none.
-        """
-        text, _, digest = text.removeprefix(f"{self._pages.address}/").partition("@")
-        repository, _, tag = text.partition(":")
-        name = parse_image_name(repository, self._system, self._platforms)
-        return name, parse_digest(digest) if digest else parse_tag(tag or "latest")
 
     async def _find(
         self, request: Request, name: ImageName, reference: Tag | Digest, system: str

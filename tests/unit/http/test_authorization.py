@@ -203,6 +203,10 @@ class MatrixTests(SynchronousTestCase):
             # An image that was never pulled, whose name is not the one of the token.
             users = [client for client in may if client != "token"]
             yield Row(f"/images/{name}/cacert:latest", BROWSER_WAYS, users)
+            yield Row(f"/api/estimate/{name}", PAGE_WAYS, may)
+            yield Row(f"/api/estimate/{name}?with={name}", PAGE_WAYS, may)
+        # Bob may have both.
+        yield Row("/api/estimate/hello?with=sesame", PAGE_WAYS, ("bob",))
 
     def check(self, rows: Iterator[Row]) -> int:
         """Ask for each row in each way by each client; return the number of requests."""

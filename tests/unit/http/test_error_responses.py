@@ -36,6 +36,7 @@ from nixery.image.errors import (
     ProblemKind,
     UnknownSystem,
 )
+from nixery.inspection.errors import ImageNotPulled
 from nixery.layers.errors import MissingPath, ReservedName
 from nixery.limits.errors import ImageTooLarge, QueueFull
 from nixery.nix.errors import (
@@ -86,6 +87,7 @@ EXPECTED: list[tuple[NixeryError, int, str]] = [
     (InvalidReference(reference="."), 404, "MANIFEST_UNKNOWN"),
     (UnknownRevision(tag="t", allowed=("latest",), source="s"), 404, "MANIFEST_UNKNOWN"),
     (ManifestUnknown(name="git", digest=DIGEST), 404, "MANIFEST_UNKNOWN"),
+    (ImageNotPulled(image="git:latest"), 404, "MANIFEST_UNKNOWN"),
     (BlobUnknown(digest=DIGEST), 404, "BLOB_UNKNOWN"),
     (RangeNotSatisfiable(digest=DIGEST, size=7), 416, "SIZE_INVALID"),
     (refused(ProblemKind.NOT_FOUND), 404, "MANIFEST_UNKNOWN"),
