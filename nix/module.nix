@@ -381,26 +381,26 @@ let
     else
       "was removed and has no effect";
 
-  # What there is to say of each registry.
+  # The options of each registry.
   registryOptions =
     { default, defaultText }:
     {
       package = lib.mkOption {
         type = types.package;
         inherit default defaultText;
-        description = "The package of the daemon.";
+        description = "The package of the registry.";
       };
 
       openFirewall = lib.mkOption {
         type = types.bool;
         default = false;
-        description = "Whether to let others reach {option}`settings.port`.";
+        description = "Open {option}`settings.port` in the firewall.";
       };
 
       environmentFile = lib.mkOption {
         type = types.nullOr types.path;
         default = null;
-        description = "A file of environment variables, for settings that do not belong into the store.";
+        description = "A file of environment variables, for settings with secrets: all users can read the Nix store.";
       };
 
       credentials = lib.mkOption {
@@ -412,8 +412,8 @@ let
         };
         description = ''
           Files that systemd reads as root when the service starts, and that only the service
-          can read, as `/run/credentials/UNIT.service/NAME`. One that is called as a setting
-          becomes its value.
+          can read, as `/run/credentials/UNIT.service/NAME`. If the name is that of a setting,
+          the file becomes the value of the setting.
         '';
       };
 
@@ -427,14 +427,14 @@ let
             "80"
             "[::1]:8080"
           ];
-          description = "What systemd listens on: addresses and ports.";
+          description = "Addresses and ports that systemd listens on.";
         };
       };
 
       settings = lib.mkOption {
         type = types.submodule { options = settings // deprecated; };
         default = { };
-        description = "The configuration file of the daemon, as `nixery --help` explains it.";
+        description = "The settings of the registry; `twistd nixery --help` explains them.";
       };
     };
 in
@@ -459,7 +459,7 @@ in
                 enable = lib.mkOption {
                   type = types.bool;
                   default = true;
-                  description = "Whether to run this registry.";
+                  description = "Run this registry.";
                 };
               };
           }
@@ -485,7 +485,7 @@ in
         }
         {
           assertion = registry.socket.enable -> registry.settings.port == null;
-          message = "${unit}: settings.port and socket.enable exclude each other";
+          message = "${unit}: set either settings.port or socket.enable, not both";
         }
         {
           assertion = lib.intersectLists (addresses registry) (addressesOfOthers unit) == [ ];
@@ -494,11 +494,11 @@ in
       ]
       ++ lib.mapAttrsToList (name: value: {
         assertion = !inStore value;
-        message = "${unit}: ${name} would be in the Nix store, which everybody can read: give the path of a file elsewhere, as a text";
+        message = "${unit}: ${name} would be in the Nix store, which all users can read: give the path of a file elsewhere, as a string";
       }) (secretFiles registry)
       ++ map (name: {
         assertion = false;
-        message = "${unit}: settings.${name} has a secret, which would be in the Nix store, where everybody can read it: use nix_options_file, credentials or environmentFile";
+        message = "${unit}: settings.${name} has a secret, which would be in the Nix store, where all users can read it: use nix_options_file, credentials or environmentFile";
       }) (secretValues registry)
     );
 
