@@ -50,16 +50,21 @@ class CatalogResult:
 
     :param revision: the revision that was searched.
     :param findings: ``None`` if its packages have not been listed yet.
+    :param next_revision: the revision that is served, if its packages have not been listed yet and
+        an earlier revision was searched; else ``None``.
     """
 
     revision: Revision
     findings: Findings | None
+    next_revision: Revision | None = None
 
 
 @define(kw_only=True, eq=False)
 class PackageCatalog:
     """
     Searches the packages of the tag ``latest``.
+
+    Until the packages of a new revision are listed, those of the revision before are searched.
 
     :param sources: resolves the tag.
     :param indexes: the lists of packages.
@@ -78,6 +83,8 @@ class PackageCatalog:
     _finders: LRUCache[int, tuple[PackageIndex, PackageFinder]] = field(
         factory=lambda: LRUCache(MAX_FINDERS), init=False
     )
+
+    _last_searched: tuple[Revision, PackageIndex] | None = field(default=None, init=False)
 
     # All compete for the interpreter: more threads would not be faster.
     _queue: FairQueue[str] = field(
@@ -115,16 +122,24 @@ class PackageCatalog:
                 return False
             return self.rules.allows(name) and may_see(component)
 
-        async def find() -> Findings | None:
+        async def find() -> CatalogResult:
             index = await self.indexes.get(revision, self.system)
-            if index is None:
-                return None
-            finder = await self._finder(index)
-            return await self.workers.run(
+            if index is not None:
+                self._last_searched = revision, index
+            if self._last_searched is None:
+                return CatalogResult(revision=revision, findings=None)
+            searched, listed = self._last_searched
+            finder = await self._finder(listed)
+            findings = await self.workers.run(
                 lambda: finder.find(query, limit=limit, offset=offset, accept=accept)
             )
+            return CatalogResult(
+                revision=searched,
+                findings=findings,
+                next_revision=None if index is not None else revision,
+            )
 
-        return CatalogResult(revision=revision, findings=await self._queue.run(client, find))
+        return await self._queue.run(client, find)
 
     async def _finder(self, index: PackageIndex) -> PackageFinder:
         known = self._finders.get(id(index))

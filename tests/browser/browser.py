@@ -193,8 +193,12 @@ class Browser:
 
     def paste(self) -> None:
         """Put what was copied where the focus is."""
-        control, key = Keys.CONTROL, ActionChains(self.driver, duration=0)
-        key.key_down(control).send_keys("v").key_up(control).perform()
+        self.press_with(Keys.CONTROL, "v")
+
+    def press_with(self, modifier: str, key: str) -> None:
+        """Press a key while another one is held."""
+        keys = ActionChains(self.driver, duration=0)
+        keys.key_down(modifier).send_keys(key).key_up(modifier).perform()
 
     # -- judging
 

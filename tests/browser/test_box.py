@@ -7,7 +7,9 @@ import shlex
 from urllib.parse import quote
 
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 
+from tests.browser.browser import PHONE
 from tests.browser.case import BrowserCase
 from tests.end_to_end.case import demo_registry, podman, watched_registry
 
@@ -26,7 +28,7 @@ class BoxTests(BrowserCase):
         self.assertFalse(page.find("#commands").is_displayed())
         page.click("a[data-exchange=helo][data-for=hello]")
         page.wait("#result-packages [data-name=hello][data-status=found]", "2.1")
-        self.assertEqual("shell hello", page.find("#packages").get_attribute("value"))
+        self.assertEqual("shell hello", page.find("#chosen").get_attribute("value"))
         self.assertIn("packages=shell+hello", page.driver.current_url)
 
         pull = shlex.split(page.wait("#docker-pull").text)
@@ -65,8 +67,7 @@ class BoxTests(BrowserCase):
         page.wait("button[data-copy=example]", "Copied")
         page.click("#packages")
         page.paste()
-        pasted = page.find("#packages").get_attribute("value")
-        self.assertEqual(page.text("#example"), pasted)
+        self.assertEqual(["shell", "git", "htop"], self.chips())
 
     def test_commands_name_the_host_that_the_browser_used(self) -> None:
         """Without ``public_url``, a script puts the browser's host into the commands."""
@@ -90,6 +91,72 @@ class BoxTests(BrowserCase):
         with page.without_scripts():
             self.visit(watched_registry(), "/")
             page.wait(".notice", "public_url")
+
+    def chips(self) -> list[str]:
+        """Wait for chips, and return their names."""
+        self.browser.wait("#chips")
+        return [str(each.get_attribute("data-name")) for each in self.chip_buttons()]
+
+    def chip_buttons(self) -> list[WebElement]:
+        return self.browser.find_all("#chips button")
+
+    def focus(self) -> str:
+        """Return the name of the chip that has the focus, or the id of another element."""
+        focus = self.browser.driver.switch_to.active_element
+        return str(focus.get_attribute("data-name") or focus.get_attribute("id"))
+
+    def test_chips_are_chosen_and_removed_by_keyboard_alone(self) -> None:
+        """Names become chips, which the keyboard reaches and removes; each change is announced."""
+        page = self.browser
+        page.screen(PHONE)
+        self.visit(demo_registry(), "/?packages=git+shell")
+        self.assertIn("shell comes first in the name", page.wait("#notice").text)
+        self.assertEqual(["shell", "git"], self.chips())
+        page.run("document.getElementById('packages').focus()")
+        page.press(*"hello ")
+        self.assertEqual(["shell", "git", "hello"], self.chips())
+        self.assertEqual("hello added", page.text("#announcer"))
+        page.wait("#result-packages [data-name=hello][data-status=found]")
+        self.assertFalse(page.find("#notice").is_displayed())
+        self.assertEqual([], page.faults())
+
+        page.press(*"tree", Keys.HOME, Keys.ARROW_LEFT)
+        self.assertEqual("hello", self.focus())
+        page.press(Keys.HOME, Keys.ARROW_RIGHT, Keys.DELETE)
+        self.assertEqual("git removed", page.text("#announcer"))
+        self.assertEqual("hello", self.focus())
+        page.press(Keys.ARROW_RIGHT)
+        self.assertEqual("packages", self.focus())
+        page.wait("#result-packages [data-name=tree][data-status=found]")
+        self.assertEqual("shell hello tree", page.find("#chosen").get_attribute("value"))
+        # Text before the cursor goes first.
+        page.press(Keys.END, *[Keys.BACKSPACE] * 4)
+        self.assertEqual(["shell", "hello"], self.chips())
+        page.press(Keys.BACKSPACE)
+        self.assertEqual(["shell"], self.chips())
+        page.press_with(Keys.SHIFT, Keys.TAB)
+        self.assertEqual("shell", self.focus())
+        page.press(Keys.ENTER)
+        self.assertEqual(([], "packages"), (self.chip_buttons(), self.focus()))
+        self.assertFalse(page.find("#chips").is_displayed())
+
+    def test_pasted_commands_become_chips_beside_the_others(self) -> None:
+        """Names of a pasted command become chips, behind those that are there."""
+        page = self.browser
+        self.visit(demo_registry(), "/?packages=tree")
+        page.type("#packages", "nix-shell -p git hello")
+        page.wait("#chips [data-name=hello]")
+        self.assertEqual(["tree", "git", "hello"], self.chips())
+        page.wait("#docker-pull", "/tree/git/hello")
+        page.type("#packages", "jqq,")
+        page.wait("#chips [data-name=jqq][data-state=problem]")
+        self.assertEqual([], page.faults())
+        page.click("#chips [data-name=jqq]")
+        page.click("#chips [data-name=tree]")
+        page.wait("#docker-pull", "/git/hello")
+        # The form sends what the chips say.
+        page.run("document.getElementById('ask').submit()")
+        page.until(lambda: page.driver.current_url.endswith("packages=git+hello"), "the form")
 
     def test_keyboard_comes_to_the_box_soon(self) -> None:
         """The keyboard comes to the box soon: past the way to the content and the sections."""

@@ -39,12 +39,14 @@ class SearchTests(BrowserCase):
         options = page.find_all("#suggestions [role=option]")
         self.assertEqual("true", options[-1].get_attribute("aria-selected"))
         page.press(Keys.HOME)
-        chosen = page.find("#suggestions [aria-selected=true]")
-        self.assertEqual("hello", chosen.get_attribute("data-name"))
-        self.assertEqual(chosen.get_attribute("id"), box.get_attribute("aria-activedescendant"))
+        option = page.find("#suggestions [aria-selected=true]")
+        self.assertEqual("hello", option.get_attribute("data-name"))
+        self.assertEqual(option.get_attribute("id"), box.get_attribute("aria-activedescendant"))
         self.assertEqual([], page.faults())
         page.press(Keys.ENTER)
-        self.assertEqual("shell hello ", box.get_attribute("value"))
+        chosen = page.find("#chosen")
+        self.assertEqual("", box.get_attribute("value"))
+        self.assertEqual("shell hello", chosen.get_attribute("value"))
         self.assertFalse(page.find("#suggestions").is_displayed())
         page.wait("#result-packages [data-name=hello][data-status=found]")
 
@@ -56,7 +58,8 @@ class SearchTests(BrowserCase):
 
         page.type("#packages", "docker pull registry.example/shell/tree:latest")
         page.wait("#result-packages [data-name=tree][data-status=found]")
-        self.assertEqual("shell tree", box.get_attribute("value"))
+        self.assertEqual("shell hello tree", chosen.get_attribute("value"))
+        self.assertIn("packages=shell+hello+tree", page.find("#search-link").get_attribute("href"))
 
     def test_results_are_added_to_the_chosen_names_without_javascript(self) -> None:
         """Without JavaScript a page of results adds packages to those that were chosen."""

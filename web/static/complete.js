@@ -1,6 +1,7 @@
 // Completes the last word of the box for packages: a combobox with a list, as the ARIA Authoring
 // Practices describe it.  The names come from the list of packages that the registry has.
 
+import { add, isCommand } from "./chips.js";
 import { element, shown } from "./text.js";
 
 const QUIET = 120; // milliseconds without a key before the registry is asked
@@ -19,7 +20,7 @@ let timer = null;
 let asking = null;
 let active = -1;
 
-input.after(list);
+input.parentElement.append(list);
 document.getElementById("packages-help").before(note);
 input.setAttribute("role", "combobox");
 input.setAttribute("aria-autocomplete", "list");
@@ -42,7 +43,7 @@ function close() {
 async function suggest() {
   asking?.abort();
   const word = lastWord();
-  if (word.length < LEAST) return close();
+  if (word.length < LEAST || isCommand()) return close();
   const mine = (asking = new AbortController());
   try {
     const response = await fetch(`/api/search?limit=8&q=${encodeURIComponent(word)}`, {
@@ -63,7 +64,8 @@ function describe(found, count) {
   if (found.error) return found.error;
   if (!found.ready) return "Names are not completed yet: the packages are still being listed. Type whole names.";
   const packages = count === 1 ? "1 package" : `${count} packages`;
-  return `${packages} to choose from, in ${found.revision}.`;
+  const next = found.next_revision ? ` Those of ${found.next_revision} are still being listed.` : "";
+  return `${packages} to choose from, in ${found.revision}.${next}`;
 }
 
 function show(found) {
@@ -93,11 +95,10 @@ function select(at) {
 function choose(option) {
   const end = input.selectionStart;
   const start = end - lastWord().length;
-  const name = `${option.dataset.name} `;
-  input.setRangeText(name, start, end, "end");
+  input.setRangeText("", start, end, "end");
   close();
   input.focus();
-  input.dispatchEvent(new Event("chosen"));
+  add([option.dataset.name]);
 }
 
 input.addEventListener("input", () => {

@@ -1,76 +1,95 @@
 // The box for packages: asks while somebody types, and shows what each name is.
 
+import { arrange, exchange, isCommand, names, replaceCommand } from "./chips.js";
 import "./complete.js";
 import { clientCommands } from "./commands.js";
 import { element, shown } from "./text.js";
 
 const QUIET = 400; // milliseconds without a key before the registry is asked
+const SLOW = 8000; // milliseconds after which the page says why it takes so long
 
 const form = document.getElementById("ask");
 const input = document.getElementById("packages");
 const status = document.getElementById("status");
 const answer = document.getElementById("answer");
 const problem = document.getElementById("answer-error");
+const notice = document.getElementById("notice");
+const search = document.getElementById("search-link");
 const list = document.getElementById("result-packages");
 const commands = document.getElementById("commands");
 
 let timer = null;
 let asking = null;
-let asked = input.value.trim();
-
-// A command that was pasted: the registry finds the names in it.
-const COMMAND = /^\s*(\$ |# |sudo\s|docker\s|podman\s|nerdctl\s|skopeo\s|nix\s|nix-shell\s)/;
+let asked = typed();
 
 function typed() {
-  if (COMMAND.test(input.value)) return input.value.trim();
-  return input.value.trim().split(/[\s,;/]+/).filter(Boolean).join(" ");
+  return isCommand() ? input.value.trim() : names().join(" ");
 }
 
 async function ask() {
   clearTimeout(timer);
-  const names = typed();
-  if (names === asked) return;
-  asked = names;
+  const question = typed();
+  if (question === asked) return;
+  asked = question;
   asking?.abort();
-  if (!names) {
+  if (!question) {
     answer.hidden = true;
     status.textContent = "";
+    remember();
     return;
   }
   const mine = (asking = new AbortController());
   status.textContent = "Looking them up …";
+  const slow = setTimeout(() => {
+    status.textContent = "Still looking them up: the first look-up in a revision takes longer …";
+  }, SLOW);
   answer.setAttribute("aria-busy", "true");
   try {
-    const response = await fetch(`/api/packages?names=${encodeURIComponent(names)}`, {
+    const response = await fetch(`/api/packages?names=${encodeURIComponent(question)}`, {
       signal: mine.signal,
       headers: { Accept: "application/json" },
     });
     const data = await response.json();
-    if (COMMAND.test(input.value) && data.image) {
-      input.value = data.image.replaceAll("/", " ");
-      asked = typed();
-    }
+    data.packages ??= [];
+    // It comes late when something else is typed already.
+    if (mine.signal.aborted || question !== typed()) return;
+    const others = isCommand() && names().length;
+    if (isCommand() && data.packages.length) replaceCommand(data.packages.map((each) => each.name));
+    if (others) return ask();
+    arrange(data.packages);
+    // After an error, the same names can be asked for again.
+    asked = data.error ? "" : typed();
+    clearTimeout(timer);
     show(data);
-    // What is in the address can be passed on.
-    history.replaceState(null, "", `/?packages=${encodeURIComponent(asked).replaceAll("%20", "+")}`);
+    remember();
   } catch (error) {
     if (error.name === "AbortError") return;
     asked = "";
     status.textContent = "The registry does not answer. Press Check to try again.";
   } finally {
+    clearTimeout(slow);
     if (asking === mine) answer.removeAttribute("aria-busy");
   }
 }
 
+// What is in the address can be passed on.
+function remember() {
+  const query = typed() ? `?packages=${encodeURIComponent(typed()).replaceAll("%20", "+")}` : "";
+  history.replaceState(null, "", `/${query}`);
+  search.href = `/search${query}`;
+}
+
 function show(data) {
-  const packages = data.packages ?? [];
+  const packages = data.packages;
   status.textContent = data.error
-    ? ""
+    ? "Press Check to try again."
     : data.commands
       ? "All of them are there."
       : "Some packages were not found.";
   problem.hidden = !data.error;
   problem.textContent = shown(data.error ?? "");
+  notice.hidden = !data.notice;
+  notice.textContent = shown(data.notice ?? "");
   list.replaceChildren(...packages.map(described));
   commands.hidden = !data.commands;
   clientCommands(commands.querySelector(".clients"), data.clients ?? []);
@@ -100,7 +119,7 @@ function described(each) {
     const span = element("span", { class: "near" }, " Near: ");
     near.forEach((name, at) => {
       if (at) span.append(", ");
-      const words = typed().split(" ").map((word) => (word === each.name ? name : word));
+      const words = names().map((word) => (word === each.name ? name : word));
       span.append(element("a", {
         href: `/?packages=${words.map(encodeURIComponent).join("+")}`,
         "data-exchange": each.name,
@@ -112,12 +131,12 @@ function described(each) {
   return item;
 }
 
-input.addEventListener("input", () => {
-  clearTimeout(timer);
-  timer = setTimeout(ask, QUIET);
-});
-
-input.addEventListener("chosen", ask);
+for (const change of ["input", "names"]) {
+  input.addEventListener(change, () => {
+    clearTimeout(timer);
+    timer = setTimeout(ask, QUIET);
+  });
+}
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -129,7 +148,7 @@ list.addEventListener("click", (event) => {
   const link = event.target instanceof Element && event.target.closest("a[data-exchange]");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  input.value = typed().split(" ").map((word) => (word === link.dataset.exchange ? link.dataset.for : word)).join(" ");
+  exchange(link.dataset.exchange, link.dataset.for);
   input.focus();
   ask();
 });

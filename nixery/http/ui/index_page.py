@@ -184,6 +184,7 @@ class IndexPage:
             "system": queries.name.system,
             "revision": checked.revision.label,
             "packages": packages,
+            "notice": queries.notice,
             **self._commands(queries, results),
         }
 
@@ -230,6 +231,7 @@ _NOTHING: Mapping[str, object] = {
     "system": None,
     "revision": None,
     "packages": [],
+    "notice": None,
     "commands": None,
     "clients": [],
 }

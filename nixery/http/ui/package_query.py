@@ -83,16 +83,26 @@ class PackageQueries:
     All package names in a query.
 
     :param name: the image with all of these packages.
+    :param moved: the meta-packages that were typed behind other names, and were moved before them.
     """
 
     queries: tuple[PackageQuery, ...]
     name: ImageName
+    moved: tuple[str, ...] = ()
 
     @property
     def package_requests(self) -> tuple[PackageRequest, ...]:
         """The packages to look up, each once; for a meta-package those it stands for."""
         wanted = [item for item in self.name.package_requests if not item.optional]
         return tuple(wanted)
+
+    @property
+    def notice(self) -> str | None:
+        """A sentence about the names that were moved; ``None`` if there are none."""
+        if not self.moved:
+            return None
+        comes = "comes" if len(self.moved) == 1 else "come"
+        return f"{' and '.join(self.moved)} {comes} first in the name of the image."
 
 
 def names_in(text: str) -> str:
@@ -141,6 +151,8 @@ def parse_query(text: str, system: str, platforms: Sequence[str] = ()) -> Packag
         )
     # Meta-packages have a meaning only at the start of a name, so they are moved there.
     leading = [word for word in typed if word in META_PACKAGES]
+    behind = itertools.dropwhile(META_PACKAGES.__contains__, typed)
+    moved = tuple(word for word in behind if word in leading)
     typed = [*leading, *(word for word in typed if word not in leading)]
     components = [_component(word) for word in typed]
     repository = "/".join(components)
@@ -160,6 +172,7 @@ def parse_query(text: str, system: str, platforms: Sequence[str] = ()) -> Packag
             for word, component in zip(typed, components, strict=True)
         ),
         name=name,
+        moved=moved,
     )
 
 

@@ -86,6 +86,7 @@ class SearchPage:
             query=query,
             chosen=chosen,
             revision=result.revision.label,
+            next_revision=_next_revision(result),
             ready=findings is not None,
             packages=[] if findings is None else [_described(each) for each in findings.entries],
             total=total,
@@ -110,6 +111,7 @@ class SearchPage:
             found = {
                 "error": problem.message,
                 "revision": None,
+                "next_revision": None,
                 "ready": False,
                 "total": 0,
                 "packages": [],
@@ -119,6 +121,7 @@ class SearchPage:
             found = {
                 "error": None,
                 "revision": result.revision.label,
+                "next_revision": _next_revision(result),
                 "ready": findings is not None,
                 "total": 0 if findings is None else findings.total,
                 "packages": [] if findings is None else [*map(_described, findings.entries)],
@@ -140,6 +143,10 @@ class SearchPage:
         return await self._catalog.search(
             client, query, limit=limit, offset=offset, may_see=may_see
         )
+
+
+def _next_revision(result: CatalogResult) -> str | None:
+    return None if result.next_revision is None else result.next_revision.label
 
 
 def _described(entry: IndexEntry) -> Mapping[str, object]:

@@ -77,6 +77,24 @@ class PackageCatalogTests(SynchronousTestCase):
             assert findings is not None
             self.assertEqual(1, findings.total)
 
+    def test_earlier_revision_is_searched_until_the_next_one_is_listed(self) -> None:
+        """Until a new revision is listed, the one before is searched, and both are told."""
+        self.indexes.index = PackageIndex(names=(), entries=(entry("old"),))
+        found = self.search("old")
+        self.assertEqual(("/set", None), (found.revision.label, found.next_revision))
+        self.catalog.sources = FakeSources.at_path(Path("/new"))
+        self.indexes.index = None
+        for _ in range(2):
+            found = self.search("old")
+            assert found.findings is not None and found.next_revision is not None
+            self.assertEqual(
+                ("/set", "/new", 1),
+                (found.revision.label, found.next_revision.label, found.findings.total),
+            )
+        self.indexes.index = PackageIndex(names=(), entries=(entry("new"),))
+        found = self.search("new")
+        self.assertEqual(("/new", None), (found.revision.label, found.next_revision))
+
     def test_searches_take_turns_fairly_between_clients(self) -> None:
         """Searches run one at a time, the second of a client after the first of another."""
         reading: Deferred[PackageIndex | None] = Deferred()

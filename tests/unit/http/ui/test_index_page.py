@@ -197,6 +197,14 @@ class IndexTests(UsersTestCase):
         self.assertIn('href="/?packages=near+git"', page)
         self.assertNotIn("docker pull reg.example:8080/gti", page)
 
+    def test_box_says_that_a_name_comes_first(self) -> None:
+        """Page and JSON say that ``shell``, typed behind another name, comes first."""
+        notice = "shell comes first in the name of the image."
+        self.assertIn(notice, self.page("/?packages=git+shell"))
+        found = json.loads(self.ask("/api/packages?names=git+shell").body)
+        self.assertEqual((notice, "shell/git"), (found["notice"], found["image"]))
+        self.assertNotIn(notice, self.page("/?packages=shell+git"))
+
     def test_typed_text_is_shown_as_text_wherever_it_is_shown(self) -> None:
         """Typed text is shown as text, wherever it is shown."""
         for typed in ("%3Cscript%3Ealert(1)%3C/script%3E", "%22%3E%3Cimg%20src=x%3E", "%E2%80%AE"):

@@ -102,6 +102,17 @@ class ParsingTests(SynchronousTestCase):
         self.assertEqual("shell/arm64/git", queries.name.repository)
         self.assertEqual("aarch64-linux", queries.name.system)
 
+    def test_names_that_were_moved_to_the_beginning_are_told(self) -> None:
+        """Names that were moved to the beginning are told; those that stood there are not."""
+        for text, notice in (
+            ("shell arm64 git", None),
+            ("git", None),
+            ("git shell", "shell comes first in the name of the image."),
+            ("arm64 git shell", "shell comes first in the name of the image."),
+            ("git shell htop arm64", "shell and arm64 come first in the name of the image."),
+        ):
+            self.assertEqual(notice, parsed(text).notice, text)
+
     def test_nothing_is_no_mistake(self) -> None:
         """Nothing is no mistake."""
         for text in ("", "  ", " / , "):

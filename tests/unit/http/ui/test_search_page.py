@@ -18,7 +18,7 @@ from nixery.http.ui.search_page import PAGE_SIZE, SearchPage
 from nixery.nix.package_finder import Findings, PackageFinder
 from nixery.nix.package_index import PackageIndex
 from nixery.sources.errors import SourceUnavailable
-from nixery.sources.source import path_revision
+from nixery.sources.source import Revision, path_revision
 from tests.support.http import Connection, make_root
 from tests.support.http import Response as HTTPAnswer
 from tests.support.pages import BROWSER, make_pages
@@ -32,6 +32,7 @@ class FakeCatalog:
         self.finder: PackageFinder | None = PACKAGES
         self.error: NixeryError | None = None
         self.clients: list[str] = []
+        self.next_revision: Revision | None = None
 
     async def search(
         self,
@@ -50,7 +51,11 @@ class FakeCatalog:
             findings = self.finder.find(
                 query, limit=limit, offset=offset, accept=lambda each: may_see(each.attribute)
             )
-        return CatalogResult(revision=path_revision(Path("/set")), findings=findings)
+        return CatalogResult(
+            revision=path_revision(Path("/set")),
+            findings=findings,
+            next_revision=self.next_revision,
+        )
 
 
 class HideOne:
@@ -121,6 +126,18 @@ class SearchPageTests(SynchronousTestCase):
         self.catalog.finder = None
         self.assertFalse(self.data("/api/search?q=git")["ready"])
         self.assertIn(b"have not been listed yet", self.get("/search?q=git").body)
+
+    def test_packages_of_an_earlier_revision_are_said_so(self) -> None:
+        """While a new revision is listed, JSON and page say whose packages these are."""
+        self.assertIsNone(self.data("/api/search?q=git")["next_revision"])
+        self.assertNotIn(b"still being listed", self.get("/search?q=git").body)
+        self.catalog.next_revision = path_revision(Path("/new"))
+        found = self.data("/api/search?q=git")
+        self.assertEqual(("/set", "/new"), (found["revision"], found["next_revision"]))
+        self.assertIn(
+            b"the packages of /set. Those of /new are still being listed.",
+            self.get("/search?q=git").body,
+        )
 
     def test_page_has_links_that_add_packages_to_the_chosen_ones(self) -> None:
         """The page has links that add packages to those that are chosen."""
