@@ -32,7 +32,7 @@ __all__ = ["OutputFile", "OutputFiles"]
 MAX_FILES = 64
 """The most files: each holds a descriptor."""
 
-MAX_UNWRITTEN_BYTES = 4 * 2**20
+MAX_UNWRITTEN_BYTES = 16 * 2**20
 """The most bytes of a file that wait to be written; a disk that is slower loses lines."""
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from textwrap import wrap
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from nixery.layers.plan import LayerGroup
 from nixery.layers.treemap import Box, squarify
@@ -26,6 +26,8 @@ __all__ = ["DrawnLayer", "draw_svg", "draw_text", "format_bytes", "xml_text"]
 WIDTH = 960
 HEIGHT = 540
 _HEADER = 48
+NARROW_WIDTH = 360
+NARROW_HEIGHT = 600
 _FONT = 13
 # An upper estimate of the average width of a character in a sans-serif font.
 _ADVANCE = 0.6 * _FONT
@@ -112,7 +114,12 @@ class DrawnLayer:
 
 
 def draw_svg(
-    image: str, layers: Sequence[DrawnLayer], *, anchor: str | None = None, styled: bool = True
+    image: str,
+    layers: Sequence[DrawnLayer],
+    *,
+    anchor: str | None = None,
+    styled: bool = True,
+    narrow: bool = False,
 ) -> str:
     """
     Draw an image's layers as SVG.
@@ -123,26 +130,28 @@ def draw_svg(
         layer's number: ``layer-`` links to ``#layer-1``.
     :param styled: true to include the style sheet.  If it is left out, the page's own style
         sheet has to define the classes.
+    :param narrow: true for a narrow screen, on which the text of the wide drawing could not be
+        read.  It has no heading and no legend, which the page has anyway.
     :return: a whole document, which can also be embedded in a page unchanged.
     """
     image = _replace_illegal(image)
-    root = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
+    width, height = (NARROW_WIDTH, NARROW_HEIGHT) if narrow else (WIDTH, HEIGHT)
+    header = 0 if narrow else _HEADER
+    root = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
     # A drawing with links must not have the role of an image.
     role = 'role="img"' if anchor is None else 'role="group"'
     label = xml_text(f"The layers of {image}")
     parts = [
-        f'<svg {root} class="layers" {role} aria-label="{label}">',
+        f'<svg {root} class="layers{" narrow" if narrow else ""}" {role} aria-label="{label}">',
         f"<title>{label}</title>",
         *([f"<style>{_STYLE}</style>"] if styled else []),
-        f'<text x="0" y="16" font-weight="bold">{xml_text(_shorten(image, WIDTH))}</text>',
-        f'<text x="0" y="36">{xml_text(_shorten(_summary(layers), WIDTH - 280))}</text>',
-        *_legend(),
+        *(() if narrow else _heading(image, layers)),
     ]
     # The layout needs the largest first; the numbers are the layers' positions in the image.
     numbered = sorted(enumerate(layers, start=1), key=lambda item: (-item[1].size, item[0]))
-    boxes = squarify([layer.size for _number, layer in numbered], WIDTH, HEIGHT - _HEADER)
+    boxes = squarify([layer.size for _number, layer in numbered], width, height - header)
     for (number, layer), box in zip(numbered, boxes, strict=True):
-        parts += _rectangle(number, layer, box, anchor)
+        parts += _rectangle(number, layer, evolve(box, y=box.y + header), anchor)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -206,8 +215,7 @@ def _rectangle(
         tooltip.append(f"and {len(layer.paths) - _TITLE_PATHS} more")
     yield f"<title>{chr(10).join(map(xml_text, tooltip))}</title>"
     yield (
-        f'<rect x="{box.x:.2f}" y="{box.y + _HEADER:.2f}"'
-        f' width="{box.width:.2f}" height="{box.height:.2f}"/>'
+        f'<rect x="{box.x:.2f}" y="{box.y:.2f}" width="{box.width:.2f}" height="{box.height:.2f}"/>'
     )
     lines = [f"{number}. {layer.caption}", format_bytes(layer.size), layer.reason]
     max_lines = int((box.height - 2 * _MARGIN) / _LINE)
@@ -216,13 +224,15 @@ def _rectangle(
         if text:
             yield (
                 f'<text x="{box.x + _MARGIN:.2f}"'
-                f' y="{box.y + _HEADER + _MARGIN + (line_number + 0.8) * _LINE:.2f}">'
+                f' y="{box.y + _MARGIN + (line_number + 0.8) * _LINE:.2f}">'
                 f"{xml_text(text)}</text>"
             )
     yield "</g>" if anchor is None else "</a>"
 
 
-def _legend() -> Iterator[str]:
+def _heading(image: str, layers: Sequence[DrawnLayer]) -> Iterator[str]:
+    yield f'<text x="0" y="16" font-weight="bold">{xml_text(_shorten(image, WIDTH))}</text>'
+    yield f'<text x="0" y="36">{xml_text(_shorten(_summary(layers), WIDTH - 280))}</text>'
     for x, kind, text in (
         (WIDTH - 270, "shared", "also in other images"),
         (WIDTH - 110, "own", "only in this image"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
+from tests.browser.browser import DESKTOP, PHONE
 from tests.browser.case import BrowserCase
 from tests.end_to_end.case import watched_registry
 
@@ -115,6 +116,29 @@ class ImageTests(BrowserCase):
             self.assertGreater(int(str(image.get_property("naturalWidth"))), 100)
         self.visit(watched_registry(), "/images/estate:latest?why=nowhere")
         page.wait("#why-answer", "Nothing in this image has")
+
+    def test_phone_has_readable_layers_and_a_tree_of_the_closure(self) -> None:
+        """On a phone layers have readable names, and paths are a tree by what they retain."""
+        page = self.browser
+        page.screen(PHONE)
+        self.addCleanup(page.screen, DESKTOP)
+        self.open_image()
+        self.visit(watched_registry(), "/images/estate:latest")
+        self.assertFalse(page.find("#layers-picture svg:not(.narrow)").is_displayed())
+        text = page.wait("#layers-picture svg.narrow text", "estate")
+        self.assertGreaterEqual(text.size["height"], 12)
+        page.wait("#tree[open]", "estate-1.0")
+        first = page.find("#tree > .tree > li")
+        self.assertIn("estate-1.0 ", first.text)
+        summary = first.find_element("css selector", "summary")
+        # What is the only one is unfolded, and folded by keyboard.
+        page.wait("#tree .tree .tree li", "estate-1.0-part")
+        summary.send_keys(Keys.ENTER)
+        page.until(
+            lambda: not page.find("#tree .tree .tree li").is_displayed(), "tree that is folded"
+        )
+        width = page.run("return document.documentElement.scrollWidth")
+        self.assertLessEqual(width, PHONE.width)
 
     def test_all_paths_are_listed_found_by_a_name_and_lead_to_the_image_again(self) -> None:
         """All paths are listed, found by a name, and lead to the image again."""

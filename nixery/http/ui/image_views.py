@@ -23,6 +23,7 @@ from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData
 from nixery.inspection.reference_chains import chain_to, find_chains, find_paths
 from nixery.inspection.report import ImageReport, ReportedLayer
+from nixery.inspection.retained_sizes import RetainedPath, retained_tree
 from nixery.layers.svg import DrawnLayer, draw_svg
 
 __all__ = [
@@ -98,7 +99,8 @@ class ImageView:
     The data of the page of an image.
 
     :param listed: the layers that are listed, in this order.
-    :param picture: its layers as SVG.
+    :param picture: its layers as SVG, for a wide screen and for a narrow one.
+    :param tree: its paths by retained sizes; ``None`` if they are not known.
     :param question: the text that was searched for.
     :param answers: the chain to each path that was found.
     :param found: the number of paths that were found in all.
@@ -123,6 +125,7 @@ class ImageView:
     documents: tuple[str, ...]
     shared_size: int
     related: tuple[str, ...]
+    tree: RetainedPath | None
     question: str
     answers: tuple[tuple[PathView, ...], ...]
     found: int
@@ -178,12 +181,18 @@ def image_view(
         ),
         container=page_data.container,
         # draw_svg() escapes all text.
-        picture=Markup(draw_svg(label, drawn, anchor="layer-", styled=False)),  # noqa: S704
+        picture=Markup(  # noqa: S704
+            "".join(
+                draw_svg(label, drawn, anchor="layer-", styled=False, narrow=narrow)
+                for narrow in (False, True)
+            )
+        ),
         licenses=_licenses(report),
         unlicensed=report.unlicensed,
         documents=tuple(documents),
         shared_size=sum(layer.size for layer in layers if layer.shared_count),
         related=related_images(label, report, holders),
+        tree=retained_tree(report, page_data.dominators) if report.paths else None,
         question=question,
         answers=tuple(
             tuple(_path(page_data, number) for number in chain) for chain in finding.chains

@@ -69,6 +69,23 @@ class SvgTests(SynchronousTestCase):
         tags = {element.tag.removeprefix(SVG) for element in root.iter()}
         self.assertLessEqual(tags, {"svg", "title", "style", "g", "rect", "text"})
 
+    @settings(max_examples=60)
+    @given(drawn_layers)
+    def test_narrow_picture_has_the_same_rectangles(self, layers: list[DrawnLayer]) -> None:
+        """The picture for a narrow screen has all rectangles, within its own proportions."""
+        root = ET.fromstring(draw_svg("git", layers, anchor="layer-", narrow=True))
+        _, _, width, height = map(float, root.attrib["viewBox"].split())
+        self.assertLess(width, height)
+        boxes = [each.attrib for each in root.iter(f"{SVG}rect")]
+        self.assertEqual(len(boxes), len(layers))
+        self.assertEqual(len(list(root.iter(f"{SVG}a"))), len(layers))
+        for box in boxes:
+            self.assertLessEqual(float(box["x"]) + float(box["width"]), width + 0.1)
+            self.assertLessEqual(float(box["y"]) + float(box["height"]), height + 0.1)
+        area = sum(float(box["width"]) * float(box["height"]) for box in boxes)
+        if sum(layer.size for layer in layers):
+            self.assertAlmostEqual(area, width * height, delta=0.05 * width * height)
+
     def test_names_are_text_and_never_markup(self) -> None:
         """Names are text and never markup."""
         name = '"><script>alert(1)</script>&amp;\x00\x1b'
