@@ -78,8 +78,7 @@ class BuildTests(BrowserCase):
             build_id = path.rpartition("/")[2]
             row = f"#builds [data-build='{build_id}']"
             page.wait(f"{row}[data-state=running]", "building")
-            first = page.find("#builds tbody tr").get_attribute("data-build")
-            self.assertEqual(build_id, first)
+            page.wait(f"#builds tbody tr:first-child[data-build='{build_id}']")
         page.wait(f"{row}[data-state=succeeded]")
         self.assertTrue(page.run("return window.untouched"))
 
