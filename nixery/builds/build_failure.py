@@ -134,9 +134,16 @@ class BuildFailure:
     retry_at: WallTime | None = None
 
     @property
+    def summary(self) -> str:
+        """The message without the log, if it has one."""
+        if not self.log:
+            return self.message
+        return self.message.partition("\n")[0].removesuffix("The last lines of its log:").rstrip()
+
+    @property
     def cause(self) -> tuple[str | None, str]:
         """The same for all attempts that fail in the same way, whatever they have logged."""
-        return self.derivation, self.message.partition("\n")[0]
+        return self.derivation, self.summary
 
     @property
     def package(self) -> str | None:

@@ -8,14 +8,14 @@ The log gets one line for each phase.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from attrs import define, evolve, field
+from attrs import define, field
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
+from nixery.builds.activity import Activity
 from nixery.builds.build_failure import BuildFailure, describe_failure
 from nixery.builds.build_group import BuildGroup
 from nixery.builds.build_output import BuildOutput
@@ -27,8 +27,6 @@ from nixery.builds.views import (
     Count,
     DerivationState,
     ImageLabel,
-    RunningDerivation,
-    Stage,
     combined_view,
 )
 from nixery.builds.waiting_clients import MAX_SPELLINGS
@@ -45,9 +43,6 @@ if TYPE_CHECKING:
     from nixery.builds.tracker import BuildTracker
 
 __all__ = ["Build"]
-
-MAX_STAGES = 32
-"""The number of stages of a build that are kept; each re-evaluation adds some."""
 
 _CHEAP_FAILURES = (
     PackagesRefused,
@@ -91,9 +86,7 @@ class Build:
     _state: BuildState = BuildState.RUNNING
     _ended_at: WallTime | None = None
     _position: int | None = None
-    _stages: deque[Stage] = field(factory=lambda: deque(maxlen=MAX_STAGES))
-    _counts: dict[tuple[Phase, str], Count] = field(factory=dict)
-    _running: dict[str, RunningDerivation] = field(factory=dict)
+    _activity: Activity = field(factory=Activity)
     _follows: Build | None = None
     _spellings: dict[ImageLabel, None] = field(factory=dict)
     _failed_before: bool = False
@@ -125,36 +118,30 @@ class Build:
         if phase not in self._logged_phases:
             self._logged_phases.add(phase)
             self._log.info("{image}: {phase}", image=self.name.repository, phase=phase.value)
-        self._end_stage()
-        self._stages.append(Stage(phase=phase, started_at=self._now()))
-        if phase is not Phase.BUILDING:
-            self._running.clear()
+        self._activity.begin_stage(phase, self._now())
         self._is_listed = True
         self._record_change()
 
     def count(self, phase: Phase, done: int, expected: int, unit: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.count`."""
         # Not logged: there are thousands of calls.
-        self._counts[phase, unit] = Count(phase=phase, unit=unit, done=done, expected=expected)
+        self._activity.count(Count(phase=phase, unit=unit, done=done, expected=expected))
         self._record_change()
 
     def derivation(self, derivation: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.derivation`."""
-        self._running.pop(derivation, None)
-        self._running[derivation] = RunningDerivation(derivation=derivation, started_at=self._now())
+        self._activity.begin_derivation(derivation, self._now())
         self.output.begin(derivation)
         self._record_change()
 
     def derivation_phase(self, derivation: str, phase: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.derivation_phase`."""
-        running = self._running.get(derivation)
-        if running is not None:
-            self._running[derivation] = evolve(running, phase=phase)
-            self._record_change()
+        self._activity.set_derivation_phase(derivation, phase)
+        self._record_change()
 
     def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.derivation_ended`."""
-        self._running.pop(derivation, None)
+        self._activity.end_derivation(derivation)
         self.output.end(derivation, DerivationState.BUILT if succeeded else DerivationState.FAILED)
         self._record_change()
 
@@ -250,9 +237,8 @@ class Build:
 
     def finish_part(self) -> None:
         """Note that this part of an index's build has ended."""
-        self._end_stage()
+        self._activity.end(self._now())
         self._state, self._position = BuildState.SUCCEEDED, None
-        self._running.clear()
         self._record_change()
 
     def succeed(self, digest: Digest) -> None:
@@ -277,13 +263,12 @@ class Build:
         self._end(BuildState.FAILED, keep=not isinstance(error, _CHEAP_FAILURES))
 
     def _end(self, state: BuildState, *, keep: bool) -> None:
-        self._end_stage()
+        self._activity.end(self._now())
         for part in self._parts.values():
             part.finish_part()
         self.output.finish(None if self._failure is None else self._failure.derivation)
         self._state = state
         self._position = None
-        self._running.clear()
         self._ended_at = self._now()
         self._is_listed = keep or self._pinned
         self._record_change()
@@ -367,9 +352,9 @@ class Build:
             started_at=self.started_at,
             ended_at=self._ended_at,
             elapsed=until - self.started_at,
-            stages=tuple(self._stages),
-            counts=tuple(self._counts.values()),
-            running=tuple(self._running.values()),
+            stages=self._activity.stages,
+            counts=self._activity.counts,
+            running=self._activity.running,
             follows=None if self._follows is None else self._follows.id,
             digest=self._digest,
             failure=self._failure,
@@ -401,10 +386,6 @@ class Build:
         # The wall clock is read once per build, so that durations stay right if the clock
         # is set meanwhile.
         return WallTime(self.started_at + self._tracker.seconds() - self._started_monotonic)
-
-    def _end_stage(self) -> None:
-        if self._stages and self._stages[-1].ended_at is None:
-            self._stages[-1] = evolve(self._stages[-1], ended_at=self._now())
 
     def record_part_change(self, *, listed: bool) -> None:
         """

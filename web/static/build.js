@@ -96,7 +96,7 @@ function lanes(build) {
 
 function problem(found) {
   // The rest of the message is the log.
-  const message = found.log.length ? found.message.split("\n")[0] : found.message;
+  const message = found.log.length ? found.message.split("\n")[0].replace(/ The last lines of its log:$/, "") : found.message;
   const parts = [];
   if (found.advice) {
     const more = "docs" in page.dataset ? element("a", { href: `/docs/troubleshooting/#${found.topic}` }, "More about this error") : null;

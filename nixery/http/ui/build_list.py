@@ -17,7 +17,7 @@ from nixery.builds.views import BuildState, BuildView
 from nixery.http.ui.query import argument, number
 from nixery.image.names import canonical_repository
 
-__all__ = ["BuildFilter", "BuildListPage", "standing_failures"]
+__all__ = ["BuildFilter", "BuildListPage", "group_by_cause", "standing_failures"]
 
 BUILDS_PER_PAGE = 50
 """The most builds on one page of the list."""
@@ -116,6 +116,15 @@ def standing_failures(builds: Sequence[BuildView]) -> list[BuildView]:
         if build.failure is not None or build.state is BuildState.SUCCEEDED:
             decided |= images
     return failures
+
+
+def group_by_cause(failures: Sequence[BuildView]) -> list[list[BuildView]]:
+    """Return failed builds in their order, those for which one derivation failed together."""
+    groups = dict[object, list[BuildView]]()
+    for build in failures:
+        failed = build.failure is not None and build.failure.derivation
+        groups.setdefault(failed or build.id, []).append(build)
+    return list(groups.values())
 
 
 def _identities(build: BuildView) -> set[object]:

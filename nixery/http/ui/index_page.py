@@ -25,7 +25,7 @@ from nixery.errors import NixeryError
 from nixery.http.client_address import client_keys
 from nixery.http.error_responses import error_response
 from nixery.http.responses import answer_with, client_disconnected, set_headers
-from nixery.http.ui.build_list import standing_failures
+from nixery.http.ui.build_list import group_by_cause, standing_failures
 from nixery.http.ui.build_streams import Builds
 from nixery.http.ui.package_query import (
     MAX_QUERY_CHARACTERS,
@@ -142,7 +142,7 @@ class IndexPage:
             max_typed=MAX_QUERY_CHARACTERS,
             show_builds=self._builds is not None,
             builds=builds[:MAX_RECENT_BUILDS],
-            failures=standing_failures(builds)[:MAX_RECENT_FAILURES],
+            failures=group_by_cause(standing_failures(builds))[:MAX_RECENT_FAILURES],
         )
 
     async def packages(self, request: Request) -> bytes | None:

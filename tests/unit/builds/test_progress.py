@@ -11,7 +11,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from nixery.builds import build_output, progress
+from nixery.builds import build_output
+from nixery.builds.activity import MAX_STAGES
 from nixery.builds.build_failure import ADVICE, BuildFailure
 from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
@@ -285,7 +286,7 @@ class BuildTests(ProgressTestCase):
         for _ in range(100):
             self.build.phase(Phase.EVALUATING)
             self.build.phase(Phase.BUILDING)
-        self.assertEqual(len(self.build.view().stages), progress.MAX_STAGES)
+        self.assertEqual(len(self.build.view().stages), MAX_STAGES)
 
 
 class LogTests(ProgressTestCase):

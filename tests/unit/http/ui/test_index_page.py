@@ -245,6 +245,17 @@ class IndexTests(UsersTestCase):
         built.succeed(DIGEST)
         self.assertNotIn('id="failures"', self.page("/"))
 
+    def test_derivation_that_fails_several_images_is_shown_once(self) -> None:
+        """Images that one derivation fails are shown together, each with a link to its build."""
+        builds = [self.failing(name, "no") for name in ("git", "git/htop", "git/nano")]
+        other = self.begin("other")
+        other.fail(EvaluationFailed(reason="no", output=OUTPUT))
+        _, _, shown = self.page("/").partition('<section id="failures"')
+        self.assertEqual(2, shown.count("<article"))
+        self.assertEqual(1, shown.count("Also fails: "))
+        for build in builds:
+            self.assertEqual(1, shown.count(f'href="/builds/{build.id}"'))
+
     def test_build_is_shown_under_the_names_that_the_client_may_see(self) -> None:
         """A build that somebody pulls by a private name too is shown without that name."""
         build = self.book.begin(parse_image_name("secret/git", "x86_64-linux"), LATEST, "key")
