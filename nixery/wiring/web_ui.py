@@ -20,7 +20,7 @@ from nixery.http.ui.comparison_page import ComparisonPage
 from nixery.http.ui.documentation import Documentation
 from nixery.http.ui.estimate_page import EstimatePage
 from nixery.http.ui.image_pages import ImagePages
-from nixery.http.ui.image_preview import Contents, ImagePreview
+from nixery.http.ui.image_preview import Contents, ImagePreview, PriceKey
 from nixery.http.ui.image_reference import ImageReferences
 from nixery.http.ui.index_page import IndexPage
 from nixery.http.ui.pages import Pages, Section
@@ -28,6 +28,7 @@ from nixery.http.ui.search_page import SearchPage
 from nixery.http.visibility import VisibilityRules
 from nixery.image.names import ImageName, Tag
 from nixery.inspection.catalog import ImageCatalog
+from nixery.inspection.estimate import Estimate
 from nixery.inspection.estimator import Estimator
 from nixery.inspection.image_comparer import ImageComparer
 from nixery.limits.package_rules import PackageRules
@@ -108,6 +109,7 @@ def make_web_ui(
         seconds=reactor.seconds,
     )
     previews = BackgroundAnswers[tuple[ImageName, Tag], Contents](clock=reactor)
+    prices = BackgroundAnswers[PriceKey, Estimate](clock=reactor)
     shown_builds = tracker if config.ui.show_builds else None
     pulls = UnattendedPulls(
         images=builds.images, builds=shown_builds, waiting=tracker.clients.waiting, clock=reactor
@@ -133,6 +135,11 @@ def make_web_ui(
             builds=shown_builds,
             visibility=visibility,
         )
+        references = ImageReferences(
+            address=address.host,
+            system=config.sources.system,
+            platforms=config.sources.platforms,
+        )
         build_pages, images, comparison, button = None, None, None, None
         if config.ui.show_builds:
             build_pages = BuildPages(tracker, reactor, pages, visibility=visibility)
@@ -141,6 +148,10 @@ def make_web_ui(
                 pages=pages,
                 search=search,
                 answers=previews,
+                estimator=estimator,
+                prices=prices,
+                references=references,
+                clock=reactor,
                 visibility=visibility,
                 builds=tracker,
                 shows_builds=config.ui.show_builds,
@@ -172,11 +183,7 @@ def make_web_ui(
             estimates=EstimatePage(
                 estimator,
                 visibility,
-                ImageReferences(
-                    address=address.host,
-                    system=config.sources.system,
-                    platforms=config.sources.platforms,
-                ),
+                references,
             ),
             builds=build_pages,
             images=images,
@@ -190,6 +197,7 @@ def make_web_ui(
         make=make,
         components=(
             Component(name="previews", stop=previews.stop),
+            Component(name="prices", stop=prices.stop),
             Component(name="unattended pulls", stop=pulls.stop),
         ),
     )

@@ -20,6 +20,8 @@ class PreviewTests(BrowserCase):
         self.visit(registry, "/known/seen-preview")
         page.wait("#packages-table [data-package=seen-preview]", "A package of the tests")
         self.assertEqual([], page.faults())
+        page.wait("#price ~ dl .state", "to be built")
+        page.wait("#price ~ dl", "seen-preview-1.0")
         self.assertEqual(0, watched_set().builds("seen-preview"), "a GET has built it")
         with page.without_scripts():
             self.visit(registry, "/known/seen-preview")

@@ -328,6 +328,15 @@ class World:
             sources=sources, indexes=_Indexes(), workers=workers, system=SYSTEM
         )
         comparer = ImageComparer(catalog=library, storage=storage, cpu=workers)
+        estimator = Estimator(
+            sources=sources,
+            builder=builder,
+            dry_runner=self.nix,
+            catalog=library,
+            comparer=comparer,
+            candidates=candidates,
+        )
+        references = ImageReferences(address="reg.example", system=SYSTEM)
         index = IndexPage(pages, lookup, SYSTEM, clock, builds=self.book, visibility=visibility)
 
         async def well() -> Sequence[str]:
@@ -348,18 +357,7 @@ class World:
                 assets=files.assets,
                 index=index,
                 search=SearchPage(pages, packages, visibility or AllowAll()),
-                estimates=EstimatePage(
-                    Estimator(
-                        sources=sources,
-                        builder=builder,
-                        dry_runner=self.nix,
-                        catalog=library,
-                        comparer=comparer,
-                        candidates=candidates,
-                    ),
-                    visibility or AllowAll(),
-                    ImageReferences(address="reg.example", system=SYSTEM),
-                ),
+                estimates=EstimatePage(estimator, visibility or AllowAll(), references),
                 builds=BuildPages(self.book, clock, pages, visibility=visibility),
                 images=ImagePages(
                     library,
@@ -370,6 +368,10 @@ class World:
                         pages=pages,
                         search=lookup,
                         answers=BackgroundAnswers(clock=clock),
+                        estimator=estimator,
+                        prices=BackgroundAnswers(clock=clock),
+                        references=references,
+                        clock=clock,
                         visibility=visibility or AllowAll(),
                         builds=self.book,
                         shows_builds=True,

@@ -1,17 +1,19 @@
 """
-Serve the page of an image that was never pulled: its packages, and a button that has it built.
+Serve the page of an image that was never pulled: its packages, its price, and a button that has it
+built.
 
-The packages are looked up as those in the box on the start page are, within the same limits.
-Nothing is built.  A page that takes too long appears without them; the look-up goes on, and the
-page is loaded again.
+The packages are looked up as those in the box on the start page are, and the price is estimated as
+for programs, within the same limits.  Nothing is built.  What takes too long is left out; the work
+goes on, and the page is loaded again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from attrs import define, evolve, frozen
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
 from nixery.builds.candidates import visible_candidates
@@ -22,6 +24,7 @@ from nixery.http.error_responses import error_response
 from nixery.http.responses import client_disconnected, set_headers
 from nixery.http.ui.build_list import standing_failures
 from nixery.http.ui.image_facts import KeptBuilds
+from nixery.http.ui.image_reference import ImageReferences
 from nixery.http.ui.image_views import place
 from nixery.http.ui.package_query import PackageQueries, program_of, queries_of
 from nixery.http.ui.pages import Pages
@@ -32,6 +35,7 @@ from nixery.http.ui.preview_contents import (
     packages_refused,
     preview_packages,
 )
+from nixery.http.ui.query import argument
 from nixery.http.visibility import VisibilityRules
 from nixery.image.errors import PackageProblem
 from nixery.image.names import (
@@ -42,14 +46,22 @@ from nixery.image.names import (
     meta_packages_first,
 )
 from nixery.image.packages import LookupResult
+from nixery.inspection.errors import ImageNotPulled
+from nixery.inspection.estimate import Estimate, Held
 from nixery.runtime.background_answers import BackgroundAnswers
 from nixery.runtime.deferreds import TimedOut
 from nixery.sources.source import Revision
 
-__all__ = ["Contents", "ImagePreview", "RESPONSE_SECONDS"]
+__all__ = ["RESPONSE_SECONDS", "Contents", "ImagePreview", "PriceKey"]
+
+MAX_TYPED_CHARACTERS = 400
+"""The most characters of the image that a visitor has."""
 
 RESPONSE_SECONDS = 4.0
-"""Seconds for which the page waits for its packages."""
+"""Seconds for which the page waits for its packages and its price."""
+
+MIN_PRICE_SECONDS = 0.5
+"""Seconds for which it waits for its price in any case."""
 
 
 class _SearchResult(Protocol):
@@ -99,6 +111,42 @@ class _Found:
     is_late: bool = False
 
 
+PriceKey = tuple[ImageName, Tag, Held | None]
+"""What a price depends on: the image, and the one that the client has already."""
+
+
+@frozen(kw_only=True)
+class _Price:
+    """
+    What the page shows of the price.
+
+    :param having: the image that the visitor has already, as it was typed.
+    :param estimate: ``None``: it is not known.
+    :param message: why it is not known; empty: it was not asked for, or is late.
+    :param is_late: whether it is still being worked out.
+    """
+
+    having: str
+    estimate: Estimate | None = None
+    message: str = ""
+    is_late: bool = False
+
+
+class Estimator(Protocol):
+    """Estimates prices."""
+
+    async def estimate(
+        self,
+        client: str,
+        name: ImageName,
+        tag: Tag,
+        having: Held | None = None,
+        *,
+        may_see: Callable[[str], bool],
+    ) -> Estimate:
+        """As :meth:`nixery.inspection.estimator.Estimator.estimate`."""
+
+
 @define(kw_only=True, eq=False)
 class ImagePreview:
     """
@@ -107,6 +155,10 @@ class ImagePreview:
     :param pages: renders the pages.
     :param search: looks up packages.
     :param answers: the look-ups that run.
+    :param estimator: estimates prices.
+    :param prices: the estimates that are being made.
+    :param references: parses the name of the image that a visitor has.
+    :param clock: for the time that the page waits.
     :param visibility: decides which packages a client may see.
     :param builds: supplies the builds.
     :param shows_builds: whether builds have pages to link.
@@ -115,6 +167,10 @@ class ImagePreview:
     _pages: Pages
     _search: PackageSearch
     _answers: BackgroundAnswers[tuple[ImageName, Tag], Contents]
+    _estimator: Estimator
+    _prices: BackgroundAnswers[PriceKey, Estimate]
+    _references: ImageReferences
+    _clock: IReactorTime
     _visibility: VisibilityRules
     _builds: KeptBuilds
     _shows_builds: bool
@@ -126,7 +182,12 @@ class ImagePreview:
             return self._pages.error(request, 403, "one of these packages is not for you")
         if is_referrers_tag(tag):
             return self._pages.error(request, 404, f"{tag} is the tag of signatures, not of images")
+        deadline = self._clock.seconds() + RESPONSE_SECONDS
         found = await self._look_up(request, name, tag)
+        running, failed = self._known_builds(repository, tag)
+        price = None
+        if not (found.is_late or found.error or running):
+            price = await self._estimate(request, name, tag, deadline)
         if client_disconnected(request):
             return None
         status = 200
@@ -134,7 +195,6 @@ class ImagePreview:
             problem = error_response(found.error)
             status = problem.status
             set_headers(request, problem.headers)
-        running, failed = self._known_builds(repository, tag)
         body = await self._pages.answer_later(
             request,
             "preview.html",
@@ -143,6 +203,7 @@ class ImagePreview:
             tag=tag,
             base=place(f"{repository}:{tag}"),
             found=found,
+            price=price,
             message="" if found.error is None else found.error.message,
             running=running,
             failed=failed,
@@ -184,6 +245,31 @@ class ImagePreview:
             program=_program(queries, results),
             error=packages_refused(results, contents.platforms),
         )
+
+    async def _estimate(
+        self, request: Request, name: ImageName, tag: Tag, deadline: float
+    ) -> _Price:
+        typed = argument(request, b"with").strip()[:MAX_TYPED_CHARACTERS]
+        client = client_keys(request)[-1]
+        try:
+            having = Held(*self._references.parse(typed)) if typed else None
+            # Answered as one that was never pulled: that it exists is not for this client.
+            if having and not self._visibility.may_see(request, having.name.repository):
+                raise ImageNotPulled(image=having.label)
+            estimate = await self._prices.get(
+                client,
+                (name, tag, having),
+                # The packages are there: no names are near to them.
+                lambda: self._estimator.estimate(
+                    client, name, tag, having, may_see=lambda _name: False
+                ),
+                seconds=max(deadline - self._clock.seconds(), MIN_PRICE_SECONDS),
+            )
+        except TimedOut:
+            return _Price(having=typed, is_late=True)
+        except NixeryError as error:
+            return _Price(having=typed, message=error.message)
+        return _Price(having=typed, estimate=estimate)
 
     def _visible(self, request: Request, result: LookupResult) -> LookupResult:
         """Leave out the candidates that a client may not see."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import unescape
 
 from twisted.internet.defer import Deferred
@@ -12,15 +12,26 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.builds.package_lookup import SearchResult
 from nixery.builds.tracker import BuildTracker
+from nixery.errors import NixeryError
 from nixery.http.hosts import HostRules
 from nixery.http.routes import UIHandlers
 from nixery.http.ui.build_button import BuildButton
+from nixery.http.ui.formatting import size
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.image_preview import RESPONSE_SECONDS, ImagePreview
+from nixery.http.ui.image_reference import ImageReferences
 from nixery.image.errors import PackageProblem, PackagesRefused
 from nixery.image.manifests import Image
-from nixery.image.names import PackageRequest, Tag, parse_image_name
+from nixery.image.names import ImageName, PackageRequest, Tag, parse_image_name
 from nixery.image.patterns import parse_patterns
+from nixery.inspection.estimate import (
+    Accuracy,
+    Estimate,
+    Held,
+    PlatformEstimate,
+    PullSize,
+    StorePlan,
+)
 from nixery.limits.errors import QueueFull
 from nixery.limits.package_rules import PackageRules
 from nixery.nix.errors import BuildFailed
@@ -56,9 +67,40 @@ class SlowSearch(FakePackageSearch):
         return await super().search(client, system, requests, tag)
 
 
+class FakeEstimator:
+    """Tells the estimate of the test, when it says so."""
+
+    def __init__(self) -> None:
+        self.platforms: tuple[PlatformEstimate, ...] = (
+            PlatformEstimate(system="x86_64-linux", store=StorePlan(all_valid=True)),
+        )
+        self.error: NixeryError | None = None
+        self.gate: Deferred[None] | None = None
+        self.asked: list[tuple[str, str, Held | None]] = []
+
+    async def estimate(
+        self,
+        client: str,
+        name: ImageName,
+        tag: Tag,
+        having: Held | None = None,
+        *,
+        may_see: Callable[[str], bool],
+    ) -> Estimate:
+        self.asked.append((client, f"{name.repository}:{tag}", having))
+        if self.gate is not None:
+            await self.gate
+        if self.error is not None:
+            raise self.error
+        return Estimate(
+            name=name, tag=tag, revision="0123", having=having, platforms=self.platforms
+        )
+
+
 class PreviewCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
+        self.estimator = FakeEstimator()
         self.search = SlowSearch()
         self.veil = Veil()
         self.images = FakeImages()
@@ -71,6 +113,10 @@ class PreviewCase(SynchronousTestCase):
             pages=pages,
             search=self.search,
             answers=BackgroundAnswers(clock=self.clock),
+            estimator=self.estimator,
+            prices=BackgroundAnswers(clock=self.clock),
+            references=ImageReferences(address="reg.example:8080", system="x86_64-linux"),
+            clock=self.clock,
             visibility=self.veil,
             builds=self.tracker,
             shows_builds=shows_builds,
@@ -220,6 +266,107 @@ class PreviewTests(PreviewCase):
         answer = self.connection.request("GET", "/images/git:latest")
         self.assertEqual((404, 1), (answer.status, answer.body.count(b"\n")))
         self.assertEqual([], self.search.asked)
+
+
+class PriceTests(PreviewCase):
+    """Tests of the price on the page."""
+
+    def price(self, path: str, status: int = 200) -> str:
+        """Return the text of the section of the price, without tags."""
+        [section] = re.findall(r'<h2 id="price">(.*?)</section>', self.page(path, status), re.S)
+        return " ".join(unescape(re.sub("<[^>]*>", " ", section)).split())
+
+    def test_image_that_is_to_be_built(self) -> None:
+        """The page tells what is downloaded, what is built and what a client pulls."""
+        hashed = "/nix/store/" + "0" * 32
+        self.estimator.platforms = (
+            PlatformEstimate(
+                system="x86_64-linux",
+                store=StorePlan(
+                    fetched=(f"{hashed}-git-2.44", f"{hashed}-curl-8"),
+                    download_size=3_000_000,
+                    unpacked_size=9_000_000,
+                    built=(f"{hashed}-hello-2.12.drv",),
+                ),
+                pull=PullSize(layers=None, size=4_000_000, accuracy=Accuracy.LOWER_BOUND),
+            ),
+        )
+        text = self.price("/images/git:latest")
+        for words in (
+            "State to be built",
+            f"From binary caches {size(3_000_000)} in 2 store paths, {size(9_000_000)} unpacked",
+            "Built here 1 derivation: hello-2.12",
+            f"To pull at least {size(4_000_000)}",
+        ):
+            self.assertIn(words, text)
+        self.assertEqual([("192.0.2.1", "git:latest", None)], self.estimator.asked)
+
+    def test_image_that_is_ready_and_the_one_that_the_visitor_has(self) -> None:
+        """With an image that the visitor has, the page tells what is shared and what is new."""
+        self.estimator.platforms = (
+            PlatformEstimate(
+                system="x86_64-linux",
+                ready=True,
+                pull=PullSize(layers=3, size=5_000_000, accuracy=Accuracy.EXACT),
+                shared=PullSize(layers=2, size=3_000_000, accuracy=Accuracy.EXACT),
+            ),
+        )
+        text = self.price("/images/git:latest?with=reg.example:8080/shell")
+        self.assertIn("State ready", text)
+        self.assertIn(f"To pull {size(5_000_000)} in 3 layers", text)
+        new = size(2_000_000)
+        self.assertIn(f"In shell:latest {size(3_000_000)} in 2 layers; {new} to download", text)
+        [(_, _, having)] = self.estimator.asked
+        assert having is not None
+        self.assertEqual("shell:latest", having.label)
+
+    def test_platforms_and_what_is_not_known(self) -> None:
+        """Each platform has its price; what is not known is said to be so."""
+        self.estimator.platforms = (
+            PlatformEstimate(
+                system="x86_64-linux",
+                store=StorePlan(known=False, download_size=None, unpacked_size=None),
+            ),
+            PlatformEstimate(system="aarch64-linux", missing="no builder"),
+        )
+        text = self.price("/images/multi/git:latest?with=shell")
+        self.assertIn("Work for Nix not known To pull not known before it is built", text)
+        self.assertIn("In shell:latest not known before it is built", text)
+        self.assertIn("not available: no builder", text)
+
+    def test_errors_of_the_price_leave_the_page(self) -> None:
+        """The page has its packages though the price, or the image at hand, is not known."""
+        self.estimator.error = QueueFull(waiting=32, retry_after=5.0)
+        self.assertIn("32", self.price("/images/git:latest"))
+        self.estimator.error = None
+        self.estimator.asked.clear()
+        for typed in ("Shell", "shell:.x", "shell@sha256:x"):
+            self.assertIn(typed[0], self.price(f"/images/git:latest?with={typed}"))
+        self.veil.hidden.add("secret")
+        hidden = self.price("/images/git:latest?with=secret")
+        self.assertIn("secret:latest has not been pulled from here", hidden)
+        self.assertEqual([], self.estimator.asked)
+
+    def test_packages_that_do_not_exist_have_no_price(self) -> None:
+        """There is no estimate for an image that cannot be built, or that is being built."""
+        self.page("/images/gti:latest", 404)
+        build = self.tracker.begin(parse_image_name("git", "x86_64-linux"), LATEST)
+        build.phase(Phase.BUILDING)
+        self.page("/images/git:latest")
+        self.assertEqual([], self.estimator.asked)
+
+    def test_page_appears_before_a_slow_estimate_ends(self) -> None:
+        """After some seconds the page appears without its price, and later has it."""
+        self.estimator.gate = Deferred()
+        self.connection.send("GET", "/images/git:latest", BROWSER)
+        self.clock.advance(RESPONSE_SECONDS)
+        page = self.connection.response().body.decode()
+        self.assertIn("price-late", page)
+        self.assertIn('<meta http-equiv="refresh"', page)
+        self.assertIn("packages-table", page)
+        self.estimator.gate.callback(None)
+        self.assertIn("packages are ready", self.price("/images/git:latest"))
+        self.assertEqual(1, len(self.estimator.asked))
 
 
 class ButtonTests(PreviewCase):
