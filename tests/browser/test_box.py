@@ -158,6 +158,30 @@ class BoxTests(BrowserCase):
         page.run("document.getElementById('ask').submit()")
         page.until(lambda: page.driver.current_url.endswith("packages=git+hello"), "the form")
 
+    def test_price_is_shown_before_the_pull_and_beside_an_image_that_one_has(self) -> None:
+        """The price follows the names; an image that one has is subtracted, or is not known here."""
+        page, registry = self.browser, watched_registry()
+        self.allow("/api/estimate/plain/estate", 404)
+        self.visit(registry, "/?packages=estate+plain")
+        page.wait("#price-lines p", "To be built: ")
+        self.assertEqual(200, registry.registry.manifest("plain").status)
+        page.click("#chips [data-name=estate]")
+        page.wait("#price-lines p", "Ready. A pull downloads ")
+        page.type("#having", "plain")
+        page.wait("#price-lines p", " of it already.")
+        page.click("#packages")
+        page.press(*"estate ")
+        page.wait("#price-lines p", "To be built: ")
+        page.type("#having", "nothing/of/the/kind")
+        page.wait("#price-lines p", "Not known: ")
+        self.assertEqual([], page.faults())
+        link = str(page.find("#preview-link").get_attribute("href"))
+        self.assertTrue(link.endswith("/images/plain/estate:latest"), link)
+        with page.without_scripts():
+            self.visit(registry, "/?packages=plain+estate")
+            page.click("#preview-link")
+            page.wait("#packages-table [data-package=estate]")
+
     def test_keyboard_comes_to_the_box_soon(self) -> None:
         """The keyboard comes to the box soon: past the way to the content and the sections."""
         page = self.browser

@@ -3,6 +3,7 @@
 import { arrange, exchange, isCommand, names, replaceCommand } from "./chips.js";
 import "./complete.js";
 import { clientCommands } from "./commands.js";
+import { showPrice } from "./price.js";
 import { element, shown } from "./text.js";
 
 const QUIET = 400; // milliseconds without a key before the registry is asked
@@ -32,6 +33,7 @@ async function ask() {
   if (question === asked) return;
   asked = question;
   asking?.abort();
+  showPrice(null);
   if (!question) {
     answer.hidden = true;
     status.textContent = "";
@@ -94,6 +96,7 @@ function show(data) {
   commands.hidden = !data.commands;
   clientCommands(commands.querySelector(".clients"), data.clients ?? []);
   answer.hidden = false;
+  showPrice(data.commands ? data.image : null);
 }
 
 function described(each) {
