@@ -159,7 +159,7 @@ class BoxTests(BrowserCase):
         page.until(lambda: page.driver.current_url.endswith("packages=git+hello"), "the form")
 
     def test_price_is_shown_before_the_pull_and_beside_an_image_that_one_has(self) -> None:
-        """The price follows the names; an image that one has is subtracted, or is not known here."""
+        """The price follows the names; an image that one has is subtracted, if it is known here."""
         page, registry = self.browser, watched_registry()
         self.allow("/api/estimate/plain/estate", 404)
         self.visit(registry, "/?packages=estate+plain")
