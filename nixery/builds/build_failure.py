@@ -59,7 +59,7 @@ ADVICE: Mapping[type[NixeryError], Advice] = {
     ),
     NotSubstitutable: Advice(
         "Try an older tag, which binary caches have in full; or allow builds (substitute_only).",
-        "Nothing is built here",
+        "Builds are not allowed",
     ),
     BuildTimedOut: Advice(
         "Raise the limit that the message names, or give Nix a faster builder.",
@@ -74,7 +74,7 @@ ADVICE: Mapping[type[NixeryError], Advice] = {
     ),
     FlakeRefused: Advice("Do what the message says.", "The flake cannot be evaluated"),
     EvaluationTimedOut: Advice(
-        "Ask for fewer packages in one image, or raise the limit that the message names.",
+        "Pull fewer packages in one image, or raise the limit that the message names.",
         "An evaluation takes too long",
     ),
     WrongSystem: Advice(
@@ -86,26 +86,26 @@ ADVICE: Mapping[type[NixeryError], Advice] = {
         "A file has a reserved name",
     ),
     ImageLimitExceeded: Advice(
-        "Ask for fewer packages in one image.", "The image is too large for engines"
+        "Pull fewer packages in one image.", "The image is too large for engines"
     ),
     ImageTooLarge: Advice(
-        "Ask for fewer packages, or raise the limit that the message names.",
+        "Pull fewer packages, or raise the limit that the message names.",
         "The image is too large for this registry",
     ),
-    MissingDerivations: Advice("Pull again.", "Garbage collection takes what a build needs"),
+    MissingDerivations: Advice("Pull again.", "Garbage collection deletes what a build needs"),
     NixUnusable: Advice(
         "The operator has to look at Nix: see the message and the log.", "Nix cannot be used"
     ),
-    NixDiskFull: Advice(_FREE_SPACE, "Nix has no room"),
+    NixDiskFull: Advice(_FREE_SPACE, "The disk of Nix is full"),
     StorageError: Advice(
         "The operator has to look at the storage: see the message and the log.",
         "The storage failed",
     ),
     StorageFull: Advice(_FREE_SPACE, "The disk is full"),
     DiskSpaceLow: Advice(_FREE_SPACE, "The disk is full"),
-    BlobsMissing: Advice("Pull again.", "Layers vanished while an image was made"),
+    BlobsMissing: Advice("Pull again.", "Layers vanished during a build"),
     SourceUnavailable: Advice(
-        "Pull again later, or pull a tag that was pulled before.", "The source cannot be asked"
+        "Pull again later, or pull a tag that was pulled before.", "The source cannot be reached"
     ),
 }
 """The advice about failures, by error; an error that is not listed has that of its base class."""

@@ -125,7 +125,7 @@ class ImageCache:
         missing = await self.storage.missing(image.digests, record_use=record_use)
         if missing:
             self._log.warn(
-                "image {key} is made again: {count} of its blobs are gone, {example} for one",
+                "image {key} is built again: {count} of its blobs are missing, as {example}",
                 key=key,
                 count=len(missing),
                 example=min(missing),
@@ -219,7 +219,7 @@ class ImageCache:
         except StorageError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError, NixeryError) as error:
-            self._log.warn("the record of image {key} is of no use: {error}", key=key, error=error)
+            self._log.warn("the record of image {key} is unusable: {error}", key=key, error=error)
             await self.storage.delete_record(IMAGES, key)
             return None, CONTENT_RULES
 

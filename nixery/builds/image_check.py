@@ -68,7 +68,7 @@ class ImageCheck:
             faults = [str(error)]
         if faults:
             self._log.warn(
-                "image {digest} was made by former rules and is made again: {fault}",
+                "image {digest} was built by older rules and is built again: {fault}",
                 digest=manifest.digest,
                 fault=faults[0],
             )

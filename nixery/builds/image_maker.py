@@ -136,7 +136,7 @@ class ImageMaker:
                     request, evaluation, await self._for_each_platform(request, build, make)
                 )
             except BlobsMissing as error:
-                self._log.warn("an index is made again: {error}", error=error)
+                self._log.warn("an index is built again: {error}", error=error)
                 self._images.invalidate_checks()
         return await self._publish(
             request, evaluation, await self._for_each_platform(request, build, make)

@@ -221,7 +221,7 @@ class LayerCache:
         :raises StorageError: the storage failed.
         """
         self._log.warn(
-            "the record of layer {key} is of no use and is withdrawn: {reason}",
+            "the record of layer {key} is unusable and is withdrawn: {reason}",
             key=key,
             reason=reason,
         )

@@ -55,7 +55,7 @@ from nixery.storage.interface import Storage
 __all__ = ["DEADLINE_MARGIN_SECONDS", "ImagePipeline"]
 
 MAX_REPACKS = 2
-"""The most times that an image is made again because its layers were removed meanwhile."""
+"""The most times that an image is built again because its layers were removed meanwhile."""
 
 MAX_LOGGED_NOTES = 10
 """The most lines that are logged of entries that an image's root does not have."""
@@ -183,7 +183,7 @@ class ImagePipeline:
             try:
                 await self.image_cache.add(key, made.image, made.attached)
             except BlobsMissing as error:
-                self._log.warn("an image is made again: {error}", error=error)
+                self._log.warn("an image is built again: {error}", error=error)
             else:
                 return made.image
         made = await self._make_within_deadline(request, evaluation, progress)

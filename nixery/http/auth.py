@@ -186,7 +186,7 @@ class Authenticator:
         self._warned_of_forwarding = True
         self._log.warn(
             "{address} sends X-Forwarded-For and is not trusted: if it is a proxy of yours, name"
-            " it in trusted_proxies, or failed log-ins of one client keep out all behind it.",
+            " it in trusted_proxies, or failed logins of one client lock out all behind it.",
             address=address,
         )
 

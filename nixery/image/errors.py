@@ -174,7 +174,7 @@ class ImageLimitExceeded(NixeryError):
         bound = f"engines take at most {self.limit}"
         if self.setting is not None:
             bound = f"this registry makes images of at most {self.limit} ({self.setting})"
-        return f"the image has {self.value} {self.what}, and {bound}: ask for fewer packages"
+        return f"the image has {self.value} {self.what}, and {bound}: pull fewer packages"
 
 
 @frozen(kw_only=True)
@@ -193,7 +193,7 @@ class PlatformMissing(NixeryError):
     def message(self) -> str:
         return (
             f"there is no image for {self.platform}: {self.reason}."
-            " Pull with a client that accepts indexes, or ask for another platform by its name"
+            " Pull with a client that accepts indexes, or pull another platform by its name"
         )
 
 
@@ -208,5 +208,5 @@ class UnknownSystem(NixeryError):
     def message(self) -> str:
         return (
             f"there are no images for the system {self.system!r};"
-            f" there are for {', '.join(self.known)}"
+            f" available: {', '.join(self.known)}"
         )

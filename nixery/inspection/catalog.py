@@ -157,7 +157,7 @@ class ImageCatalog:
 
     def _write(self, label: str, write: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
         if len(self._pending_writes) >= MAX_PENDING_REPORTS:
-            self._log.warn("{what} is not written down: too much waits for that", what=label)
+            self._log.warn("{what} is not recorded: too many records are waiting", what=label)
             return
         self._pending_writes.run(label, write).addErrback(self._log_write_failure, label)
 
@@ -169,9 +169,9 @@ class ImageCatalog:
 
     def _log_write_failure(self, failure: Failure, label: str) -> None:
         if failure.check(NixeryError):
-            self._log.warn("{what} is not written down: {error}", what=label, error=failure.value)
+            self._log.warn("{what} is not recorded: {error}", what=label, error=failure.value)
         else:
-            self._log.failure("{what} is not written down", failure, what=label)
+            self._log.failure("{what} is not recorded", failure, what=label)
 
     # -- finding images -------------------------------------------------------------------
 
@@ -331,7 +331,7 @@ class ImageCatalog:
                 page_data = await self.cpu.run(make_page_data, data)
             except ValueError as error:
                 self._log.warn(
-                    "the report of {digest} is of no use: {error}",
+                    "the report of {digest} is unusable: {error}",
                     digest=manifest.digest,
                     error=error,
                 )

@@ -12,7 +12,7 @@ __all__ = ["ContainerSettings", "read_container_settings"]
 @frozen(kw_only=True)
 class ContainerSettings:
     """
-    What an image sets for its containers.
+    Settings that an image has for its containers.
 
     :param environment: variables, each as ``NAME=value``.
     :param command: the program that is run unless another one is named, with its arguments; empty:

@@ -79,8 +79,8 @@ class RequestsExceeded(NixeryError):
     @property
     def message(self) -> str:
         return (
-            f"too many requests: this registry answers {self.burst} of one client at once, and"
-            f" {self.rate} a second in the long run; try again in"
+            f"too many requests: one client can send {self.burst} at once, and"
+            f" {self.rate} a second on average; try again in"
             f" {max(1, round(self.retry_after))} s"
         )
 
@@ -106,7 +106,7 @@ class BuildsExceeded(NixeryError):
     @property
     def message(self) -> str:
         return (
-            f"too many builds: this registry makes at most {self.limit} images {self.period} for"
+            f"too many builds: this registry builds at most {self.limit} images {self.period} for"
             f" one client ({self.setting}); pull again in"
             f" {max(1, round(self.retry_after))} s"
         )
@@ -120,7 +120,7 @@ class TooManyConnections(NixeryError):
 
     @property
     def message(self) -> str:
-        return f"the registry has {self.limit} connections, which is all that it takes: try again"
+        return f"the registry has {self.limit} connections, its maximum: try again"
 
 
 @frozen(kw_only=True)
@@ -129,4 +129,4 @@ class WorkAbandoned(NixeryError):
 
     @property
     def message(self) -> str:
-        return "it left the queue, because nobody had asked for it in a minute: pull it again"
+        return "it left the queue, because no client requested it for a minute: pull it again"

@@ -157,13 +157,13 @@ class ResidentEvaluators:
         if reply.lost:
             self._suspects.add_packages(_key(reply.evaluator.lookup), requests, failed)
         elif not failed:
-            self._log.info("an evaluator printed an error where there is none, and is ended")
+            self._log.info("an evaluator printed an unexpected error, and is stopped")
             self._discard(reply.evaluator)
 
     def reject(self, reply: Reply) -> None:
         """End the evaluator whose answer is no output of ``nix/lookup.nix``."""
         if reply.evaluator is not None:
-            self._log.info("an evaluator gave an answer that is not understood, and is ended")
+            self._log.info("an evaluator printed unexpected output, and is stopped")
             self._discard(reply.evaluator)
 
     async def stop(self) -> None:

@@ -92,7 +92,7 @@ class TempRootHolder:
             closure = await self._context.workers.run(build_graph, records)
         except (NixeryError, TimedOut) as error:
             self._log.info(
-                "the store is asked in another way: {error}", error=str(error) or "no answer"
+                "another command reads the store: {error}", error=str(error) or "no answer"
             )
             server.kill()
             return None

@@ -29,8 +29,8 @@ class CacheIncomplete(NixeryError):
     @property
     def message(self) -> str:
         return (
-            f"{self.cache} has {self.found} of the store paths, lacks {self.missing}, and what it"
-            f" says of {self.unusable} makes no sense: name the cache that belongs to the channel"
+            f"{self.cache} has {self.found} of the store paths, lacks {self.missing}, and gives"
+            f" unusable answers for {self.unusable}: name the cache that belongs to the channel"
             " with --cache"
         )
 

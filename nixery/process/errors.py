@@ -57,7 +57,7 @@ class ProcessFailed(NixeryError):
 
     @property
     def message(self) -> str:
-        return f"{self.output.describe()}: {self.output.stderr.strip() or 'it said nothing'}"
+        return f"{self.output.describe()}: {self.output.stderr.strip() or 'it printed nothing'}"
 
 
 @frozen(kw_only=True)

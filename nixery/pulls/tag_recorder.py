@@ -75,7 +75,7 @@ class TagRecorder:
                 )
             except StorageError as error:
                 # For example a full disk, from which images can still be served.
-                self._log.warn("what was served is not remembered: {error}", error=error)
+                self._log.warn("the served tags are not recorded: {error}", error=error)
                 return
             self._recorded_keys[record_key] = key
             if self.on_recorded is not None:

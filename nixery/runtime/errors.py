@@ -62,7 +62,7 @@ class StateDirectoryLocked(NixeryError):
     @property
     def message(self) -> str:
         return (
-            f"another process uses the state directory {self.directory}: end it, or give this one"
+            f"another process uses the state directory {self.directory}: stop it, or give this one"
             " a directory of its own (state_directory, --state-directory)"
         )
 

@@ -139,13 +139,13 @@ class Reloader(Service):
                 return
             except NixeryError as error:
                 self._log.error(
-                    "Cannot reload the {what}; the former values stay in use: {reason}",
+                    "Cannot reload the {what}; the previous values stay in use: {reason}",
                     what=what,
                     reason=error.message,
                 )
             except Exception:  # noqa: BLE001  # a part may fail in any way
                 self._log.failure(
-                    "Cannot reload the {what}; the former values stay in use.", what=what
+                    "Cannot reload the {what}; the previous values stay in use.", what=what
                 )
             else:
                 self._log.info("Reloaded: {what}.", what=what)

@@ -58,7 +58,7 @@ class StateLock:
         # Not changed: it may be a directory that others use as well, as one of the system's.
         if self._directory.stat().st_mode & (stat.S_IROTH | stat.S_IXOTH):
             self._log.warn(
-                "Everybody on this machine can read the state directory {path}, with the images of"
+                "Anyone on this machine can read the state directory {path}, with the images of"
                 " all users: make it private with chmod 700.",
                 path=self._directory,
             )

@@ -166,7 +166,7 @@ class WorkerPool(Service):
             result.callback(future.result() if error is None else Failure(error))
         elif error is not None and not future.cancelled():
             self._log.debug(
-                "{pool}: a call that nobody waits for failed: {error}",
+                "{pool}: a call without a waiter failed: {error}",
                 pool=self.name,
                 error=Failure(error),
             )

@@ -48,7 +48,7 @@ class SourceUnavailable(NixeryError):
 
     @property
     def message(self) -> str:
-        return f"{self.source} cannot be asked for {self.what}: {self.reason}; {self.advice}"
+        return f"{self.source}: {self.what} cannot be looked up: {self.reason}; {self.advice}"
 
 
 @frozen(kw_only=True)
@@ -100,6 +100,6 @@ class LookupsExceeded(NixeryError):
     @property
     def message(self) -> str:
         return (
-            f"too many revisions: this registry looks up {self.limit} a minute for one client that"
-            f" it does not know yet; pull again in {max(1, round(self.retry_after))} s"
+            f"too many unknown revisions: this registry looks up {self.limit} a minute for one"
+            f" client; pull again in {max(1, round(self.retry_after))} s"
         )

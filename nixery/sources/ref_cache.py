@@ -169,7 +169,9 @@ class RefCache:
             self._stored = await self._workers.run(self._ref_file.load)
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._log.warn(
-                "What {upstream} said last is forgotten: {error}", upstream=self._name, error=error
+                "The last answers of {upstream} are forgotten: {error}",
+                upstream=self._name,
+                error=error,
             )
 
     async def stop(self) -> None:
@@ -313,8 +315,8 @@ class RefCache:
         if not self._upstream_failing:
             self._upstream_failing = True
             self._log.warn(
-                "{upstream} cannot be asked for {reference}: {reason}. The commit that it named"
-                " last goes on being served: {commit}",
+                "{upstream}: {reference} cannot be looked up: {reason}. The last known commit"
+                " is still served: {commit}",
                 upstream=self._name,
                 reference=reference.describe(),
                 reason=error.reason,
@@ -349,7 +351,7 @@ class RefCache:
             await self._workers.run(self._ref_file.save, dict(self._stored))
         except OSError as error:
             self._log.warn(
-                "What {upstream} says is not kept: {error}", upstream=self._name, error=error
+                "The answers of {upstream} are not kept: {error}", upstream=self._name, error=error
             )
         finally:
             self._save_lock.release()

@@ -143,7 +143,7 @@ class Resolver:
         if self._settings.tag_policy.any_commit:
             self._log.warn(
                 "allow_any_commit is on: users who may pull can have any code built, because"
-                " hosts serve commits of anybody's forks as if they were the repository's own."
+                " hosts serve commits of forks under the repository's address."
             )
         if self._watch is not None:
             self._watch.start()

@@ -218,7 +218,7 @@ class TreeWatch:
             if self._reason != "":
                 self._reason = ""
                 self._log.info(
-                    "The package set is watched, and evaluated after changes alone: {count} files"
+                    "The package set is watched, and evaluated only after changes: {count} files"
                     " and directories.",
                     count=placement.count,
                 )

@@ -68,8 +68,8 @@ class BlobsMissing(NixeryError):
     @property
     def message(self) -> str:
         return (
-            f"{len(self.digests)} layers of the image were removed from the storage while it was"
-            " being made: try again in a moment, and let collections keep what is recent"
+            f"{len(self.digests)} layers of the image were deleted from the storage while it was"
+            " being built: try again in a moment, and let collections keep recent layers"
         )
 
 
@@ -105,7 +105,7 @@ class CollectionRunning(NixeryError):
 
     @property
     def message(self) -> str:
-        return f"a collection of {self.path} is going on already: wait until it has ended"
+        return f"a collection of {self.path} is already running: wait until it has ended"
 
 
 @frozen(kw_only=True)

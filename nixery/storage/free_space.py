@@ -118,7 +118,7 @@ class FreeSpaceMonitor:
         try:
             size, free = await self.workers.run(self.read_space, str(self.path))
         except OSError as error:
-            self._log.warn("how full the disk is cannot be told: {error}", error=error)
+            self._log.warn("the free space of the disk is unknown: {error}", error=error)
             return None
         needed = self.margin.of(size)
         shortage = None
@@ -132,7 +132,7 @@ class FreeSpaceMonitor:
             )
         if (shortage is None) != (previous is None):
             if shortage is None:
-                self._log.info("There is room on the disk of {path} again.", path=self.path)
+                self._log.info("The disk of {path} has free space again.", path=self.path)
             else:
                 self._log.error("{error}", error=shortage.message)
         self._last_reading = (self.clock.seconds(), shortage)

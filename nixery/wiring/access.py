@@ -127,11 +127,11 @@ class UserLoader:
             own = path == self.config.storage.state_directory / "token-key.pem"
             key = await self.files.run(load_or_create_key if own else load_key, path)
             self.controller.enable_tokens(Tokens(key=key, wall_clock=self.wall_clock))
-        self._log.info("{count} users may log in.", count=len(passwords.hashes))
+        self._log.info("{count} users can log in.", count=len(passwords.hashes))
         if self.config.tls.tls_certificate is None and in_the_clear(http.listen, http.public_url):
             self._log.warn(
-                "Passwords are asked for without TLS, and can be read on the network: serve TLS,"
-                " or stand behind a proxy that does and is named in public_url."
+                "Logins are not encrypted, so passwords can be read on the network: serve TLS,"
+                " or use a proxy that does, and name it in public_url."
             )
 
     async def reload(self) -> None:
@@ -145,7 +145,7 @@ class UserLoader:
         if self.reread is not None:
             access = (await self.files.run(self.reread)).access
         if access.auth != self.config.access.auth:
-            self._log.warn("auth itself is changed by a restart only.")
+            self._log.warn("To change auth, restart the daemon.")
             access = self.config.access
         self.controller.replace_users(await self._read(access), access.auth_rules)
 
@@ -154,8 +154,8 @@ class UserLoader:
         passwords = await self.files.run(read_passwords, access.htpasswd_file)
         for user in unknown_users(access.auth_rules, passwords.hashes):
             self._log.warn(
-                "auth_rules names {user}, who is no user; is that a misspelt name, whose owner"
-                " may have everything?",
+                "auth_rules names {user}, who is not a user: if the name is misspelt, its owner can"
+                " pull everything.",
                 user=user,
             )
         return passwords

@@ -42,7 +42,7 @@ PATIENCE = 60.0
 """For how many seconds something is waited for; most of it comes at once."""
 
 _RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
-"""What pages are held to, as axe calls it."""
+"""The rules that pages have to follow, by axe's names."""
 
 
 @frozen(kw_only=True)

@@ -162,7 +162,7 @@ class BuildTests(BrowserCase):
 
     def test_lines_of_a_long_log_have_addresses_and_folds(self) -> None:
         """
-        What failed is unfolded and comes first; a line has an address, which opens its fold; and
+        The failure is unfolded and comes first; a line has an address, which opens its fold; and
         earlier lines are reached without JavaScript.
         """
         page = self.browser

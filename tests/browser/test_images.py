@@ -29,7 +29,7 @@ fetch(source).then((answer) => answer.json()).then((data) => {
   done([(data.x[path] - data.width / 2) * scale, (data.y[path] - data.height / 2) * scale]);
 });
 """
-"""Where a path is when all is shown, from the middle of the graph."""
+"""The place of a path, relative to the middle of the graph, when all of it is shown."""
 
 
 class ImageTests(BrowserCase):
@@ -105,7 +105,7 @@ class ImageTests(BrowserCase):
         page.wait("#why-answer .chain", "asked for")
 
     def test_why_a_path_is_there_is_answered_without_javascript(self) -> None:
-        """Why a path is there is answered without JavaScript, and the closure is a picture."""
+        """The page says without JavaScript why a path is there, and draws the closure."""
         page = self.browser
         with page.without_scripts():
             self.visit(watched_registry(), "/images/estate:latest")

@@ -69,7 +69,7 @@ def nix_path(path: Path) -> str:
 
 
 def nix_missing() -> str | None:
-    """Why tests that need Nix have to be skipped, or ``None``."""
+    """The reason to skip tests that need Nix, or ``None``."""
     for program in ("nix-instantiate", "nix-build", "nix-store", "setsid"):
         if shutil.which(program) is None:
             return f"{program} is not installed"

@@ -415,7 +415,7 @@ class GitTests(SourceCase):
         for _ in range(3):
             self.assertEqual(await self.evaluated(sources), "plain-one")
             self.reactor.clock.advance(30)
-        self.assertEqual(len(self.messages("last goes on being served")), 1)
+        self.assertEqual(len(self.messages("is still served")), 1)
         with self.assertRaises(SourceUnavailable) as caught:
             await self.revision(sources, "other")
         self.assertIn(self.repository.path.as_uri(), caught.exception.message)
@@ -436,7 +436,7 @@ class GitTests(SourceCase):
             sources = await self.make(pkgs_repo=str(path))
             with self.assertRaises(SourceUnavailable) as caught:
                 await self.revision(sources)
-            self.assertIn("cannot be asked for", caught.exception.message)
+            self.assertIn("cannot be looked up", caught.exception.message)
 
     async def test_password_in_the_url_opens_the_repository_and_shows_nowhere(self) -> None:
         """A password in the URL opens the repository, and shows nowhere."""
@@ -743,7 +743,7 @@ class ChannelTests(ChannelCase):
         await self.port.stopListening()
         for each in (sources, await self.make(source_ttl=0)):
             self.assertEqual(await self.evaluated(each), "plain-one")
-        self.assertEqual(len(self.messages("last goes on being served")), 2)
+        self.assertEqual(len(self.messages("is still served")), 2)
         with self.assertRaises(SourceUnavailable) as caught:
             await self.revision(sources, "nixos-25.05")
         self.assertIn("nixos-25.05", caught.exception.message)

@@ -34,7 +34,7 @@ class OptionsTests(SynchronousTestCase):
         return options
 
     def refused(self, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
-        """Why a command line is refused."""
+        """Return the reason why a command line is refused."""
         try:
             self.parse(*arguments, environ=environ)
         except usage.UsageError as error:

@@ -1,4 +1,4 @@
-"""The words of what users read: pages, help, errors and documentation follow the glossary."""
+"""The words of what users read follow the glossary; docstrings say what a thing is or does."""
 
 from __future__ import annotations
 
@@ -47,6 +47,24 @@ def texts() -> Iterator[tuple[str, str]]:
         for path in sorted(CHECKOUT.glob(pattern)):
             if path != GLOSSARY and path.is_file():
                 yield str(path.relative_to(CHECKOUT)), path.read_text("utf-8")
+
+
+_QUESTION = re.compile(r'"""\s*(?:Wh(?:at|en|ere|ether|ich|ose?|oever|y)|How)\b.*')
+"""A docstring that opens with a question word."""
+
+
+class DocstringTests(SynchronousTestCase):
+    """The first words of docstrings."""
+
+    def test_no_docstring_opens_with_a_question_word(self) -> None:
+        """A docstring opens with the name of a thing or with a verb, not with a question word."""
+        found = [
+            f"{path.relative_to(CHECKOUT)}: {match[0].strip()}"
+            for directory in ("nixery", "nix", "tests", "twisted")
+            for path in sorted((CHECKOUT / directory).rglob("*.py"))
+            for match in _QUESTION.finditer(path.read_text("utf-8"))
+        ]
+        self.assertEqual([], found)
 
 
 class GlossaryTests(SynchronousTestCase):

@@ -1,4 +1,4 @@
-"""What makes ``twistd nixery`` known to Twisted."""
+"""Registers ``twistd nixery`` with Twisted."""
 
 from twisted.application.service import ServiceMaker
 

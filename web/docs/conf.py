@@ -1,5 +1,5 @@
 """
-How Sphinx builds the documentation.
+Settings of Sphinx, which builds the documentation.
 
     tox -e docs        builds it into build/docs, warnings as errors, and checks it
 

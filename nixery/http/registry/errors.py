@@ -53,7 +53,7 @@ class RangesRefused(NixeryError):
 
     @property
     def message(self) -> str:
-        return f"these ranges are not served together: {self.reason}. Ask for fewer at a time"
+        return f"these ranges are not served together: {self.reason}. Request fewer at a time"
 
 
 @frozen(kw_only=True)

@@ -46,7 +46,7 @@ class ServedImages(Protocol):
 @frozen(kw_only=True)
 class ImageFacts:
     """
-    What is known of an image beside its contents.
+    Facts about an image, apart from its contents.
 
     :param first_served: the time at which the tag first meant it; ``None``: it is not known.
     :param build: the id of the build that made it; ``None``: it is not known any more.

@@ -98,7 +98,7 @@ class Contents:
 @frozen(kw_only=True)
 class _Found:
     """
-    What the page shows of the packages.
+    The packages, as the page shows them.
 
     :param error: why they are not known, or cannot be used; ``None``: they can.
     :param is_late: whether they are still being looked up.

@@ -50,7 +50,7 @@ class NotifySocket:
                 sender.sendto("\n".join(lines).encode("utf-8"), self._address)
         except OSError as error:
             if not self._failed:
-                self._log.warn("The service manager cannot be told: {error}", error=error)
+                self._log.warn("The service manager cannot be notified: {error}", error=error)
             self._failed = True
         else:
             self._failed = False

@@ -107,7 +107,7 @@ class ServiceNotifier:
             self._warned = True
             self._log.error(
                 "The threads for storage have not answered for {seconds} s: the service manager"
-                " is about to end the daemon.",
+                " will stop the daemon.",
                 seconds=round(since),
             )
 

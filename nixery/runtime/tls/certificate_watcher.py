@@ -117,7 +117,7 @@ class CertificateWatcher:
                 await self.reload()
         except CertificateUnusable as error:
             self._log.error(
-                "Cannot reload the TLS certificate and key; the former ones stay in use: {reason}",
+                "Cannot reload the TLS certificate and key; the old ones stay in use: {reason}",
                 reason=error.message,
             )
         except (NixeryError, CancelledError):

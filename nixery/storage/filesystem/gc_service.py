@@ -96,7 +96,7 @@ class CollectionService:
         try:
             result = await self._run_steps(collect(str(self.root), self.policy, self._age_clock))
         except CollectionRunning:
-            self._log.info("No collection of the storage: another one is going on.")
+            self._log.info("No collection of the storage: another one is running.")
             return None
         except (NixeryError, CancelledError) as error:
             self._log.error("The storage was not collected: {error}", error=error)

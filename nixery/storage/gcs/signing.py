@@ -232,7 +232,7 @@ def choose_urls(
             return urls
     _log.warn(
         "URLs of blobs are not signed, because {reason}."
-        " They work only if the bucket {bucket} may be read by everybody.",
+        " They work only if everyone can read the bucket {bucket}.",
         reason=reason,
         bucket=settings.bucket,
     )

@@ -70,7 +70,7 @@ def texts_within(owner: object) -> Iterator[str]:
 
 class AccessControllerTestCase(SynchronousTestCase):
     tokens = True
-    """Whether the controller issues tokens."""
+    """True if the controller issues tokens."""
 
     def setUp(self) -> None:
         self.clock = Clock()

@@ -103,7 +103,7 @@ class BuildOutputTests(OutputCase):
         self.assertEqual(self.read(output).derivations, (1, 2, 2, 0, 1, 0))
 
     def test_end_of_the_build(self) -> None:
-        """What still runs at the end was stopped, but for the derivation that failed."""
+        """Everything that still runs at the end was stopped, except the derivation that failed."""
         output = self.make()
         for path in (GIT, HTOP):
             output.begin(path)

@@ -348,7 +348,7 @@ class BuilderTests(BuilderCase):
         self.assertEqual({"hello": "succeeded"}, self.states())
 
     def test_each_kind_of_failure_says_when_it_is_tried_again(self) -> None:
-        """What is cached is tried again when that is over, and anything else by the next pull."""
+        """A cached failure is tried again after its time, and any other by the next pull."""
         cached = CachedFailure(original=FAILURE, retry_after=7)
         for error, seconds in (
             (FAILURE, 60),

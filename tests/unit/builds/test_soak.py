@@ -17,7 +17,7 @@ from tests.support.garbage import set_garbage_apart
 IMAGES = 40
 
 TRANSIENT = (CoroutineType, Deferred, Failure, LayerStream)
-"""What a job is made of while it runs, and what keeps everything else alive."""
+"""The types of a running job's objects, and of those that keep all others alive."""
 
 
 class SoakTests(BuilderCase):

@@ -100,7 +100,7 @@ class WaitingClientsTests(SynchronousTestCase):
         self.assertEqual((0, ["git/htop"]), (self.count(), self.changes))
 
     def test_no_retry_is_expected_once_the_build_has_ended(self) -> None:
-        """What has ended leaves no timers behind; held requests count until they are answered."""
+        """An ended build leaves no timers; held requests count until they are answered."""
         self.pull_and_be_told_to_retry(30)
         self.pull_and_be_told_to_retry(30)
         with self.clients.waiting(self.name, LATEST):

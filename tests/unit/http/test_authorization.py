@@ -27,7 +27,7 @@ IMAGES: Mapping[str, Sequence[str]] = {
     "sesame": ("bob", "carol"),
     "hello/sesame": ("bob",),
 }
-"""Who may have which image."""
+"""Images, and the clients that can pull each of them."""
 
 NO_LOGIN = ("nobody", "stranger")
 """Clients who prove nothing: without credentials, and with a wrong password."""

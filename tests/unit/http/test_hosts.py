@@ -44,7 +44,7 @@ class HostTests(SynchronousTestCase):
         return connection.response()
 
     def test_addresses_localhost_own_names_and_allowed_ones_are_served(self) -> None:
-        """Whatever the port, the case, or a dot at the end of a name."""
+        """The port, the case, and a dot at the end of a name do not matter."""
         for host in (
             *("127.0.0.1:8080", "192.0.2.7", "[::1]", "[fe80::1%25eth0]:8080", "LOCALHOST"),
             *("a.localhost:1", "box.home.arpa", "Box", "box.local:80"),

@@ -25,7 +25,7 @@ from tests.fuzz.fuzz_app import PASSWORD, USER, World, answers_in, basic
 DIGEST = "sha256:" + "0" * 64
 
 REFUSED = {"/api/packages", "/v2/_catalog"}
-"""What is not answered well without more to it, or at all."""
+"""Paths that need more than a request to be answered well."""
 
 UNDESCRIBED = {"/v2/{}", "/docs"}
 """Routes to what there is not, and a redirect."""

@@ -1,4 +1,4 @@
-"""What the config of an image sets for its containers."""
+"""Tests of the settings that the config of an image has for its containers."""
 
 from __future__ import annotations
 

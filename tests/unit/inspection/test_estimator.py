@@ -228,7 +228,7 @@ class ValidTests(EstimatorCase):
         self.assertNotEqual(before.size, found.size)
 
     def test_stored_layers_of_the_client_s_image_are_shared(self) -> None:
-        """What the client has of an image that is to be built is told by the layers' records."""
+        """The records of layers tell what the client has of an image that is to be built."""
         self.build("hello")
         # The image of bash and git is to be built again; that of hello is there.
         served = tag_record_key(parse_image_name(NAME, SYSTEM), LATEST)
@@ -249,7 +249,7 @@ class UnbuiltTests(EstimatorCase):
     """Images that have to be downloaded or built by Nix."""
 
     def test_builds_and_downloads_are_those_of_the_dry_run(self) -> None:
-        """What Nix says is told; with builds, the size of the image is not known."""
+        """The estimate has Nix's figures; with builds, the size of the image is not known."""
         [drv] = self.derivations("git")
         fetched = store_path("gcc-13").path
         self.dry_runner.answer = DryRun(
@@ -328,7 +328,7 @@ class UnbuiltTests(EstimatorCase):
 
 
 class RequestTests(EstimatorCase):
-    """What may be estimated, and by whom."""
+    """Images that may be estimated, and the clients that may do so."""
 
     def test_misspelt_names_are_refused_as_a_pull_refuses_them(self) -> None:
         """A package that does not exist, or is not served, is the error of a pull."""

@@ -57,7 +57,7 @@ def failed(status: int | None = 1) -> ProcessFailed:
 
 
 class BuildFailureTests(SynchronousTestCase):
-    """Why a build failed."""
+    """Reasons of failed builds."""
 
     def judge(
         self,

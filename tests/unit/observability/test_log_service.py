@@ -16,7 +16,7 @@ class ChatterTests(SynchronousTestCase):
     """Lines of twistd that the daemon says itself."""
 
     def test_introductions_of_twisted_are_left_out(self) -> None:
-        """What twistd and its ports say of themselves is left out; all else is logged."""
+        """Messages of twistd and its ports about themselves are left out; all others are logged."""
         log, application = io.StringIO(), Application("x")
         service = LoggedService(Service(), log, lambda event: f"{formatEvent(event)}\n")
         service.setServiceParent(application)

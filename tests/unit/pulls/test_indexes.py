@@ -411,7 +411,7 @@ class SkippedPlatformTests(IndexCase):
         self.assert_slow_failure_delays_nobody()
 
     def test_an_attempt_that_is_refused(self) -> None:
-        """What is known is served to a client that may not begin the next attempt."""
+        """A known index is served to a client that may not begin the next attempt."""
         self.systems.failures[ARM64] = NO_BUILDER
         first = self.index()
         self.clock.advance(61)

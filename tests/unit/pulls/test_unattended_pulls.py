@@ -111,7 +111,7 @@ class UnattendedPullsTests(SynchronousTestCase):
         self.assertTrue(self.pulls.allows("a"))
 
     def test_stop_ends_the_waiting(self) -> None:
-        """When the daemon stops, nothing waits for an image any longer."""
+        """Nothing waits for an image any longer once the daemon has stopped."""
         asked = self.begin()
         self.successResultOf(self.pulls.stop())
         self.failureResultOf(asked, CancelledError)

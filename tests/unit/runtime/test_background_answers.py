@@ -94,7 +94,7 @@ class BackgroundAnswersTests(SynchronousTestCase):
         self.assertEqual("yes", self.successResultOf(self.ask("c", "3")))
 
     def test_stop_ends_all_work(self) -> None:
-        """When the daemon stops, all work ends, whoever waits for it."""
+        """All work ends with the daemon, even if a client waits for it."""
         late = self.ask("a", "1")
         self.clock.advance(4)
         self.failureResultOf(late, TimedOut)

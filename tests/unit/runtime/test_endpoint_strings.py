@@ -8,7 +8,7 @@ from nixery.runtime.endpoint_strings import describe_endpoint, tcp_address
 
 
 class EndpointStringTests(SynchronousTestCase):
-    """What the strings of endpoints say."""
+    """Tests of the strings of endpoints."""
 
     def test_tcp_endpoints_have_an_interface_and_a_port(self) -> None:
         """The interface and the port are read from every spelling of a TCP endpoint."""

@@ -196,7 +196,7 @@ class PreviewTests(PreviewCase):
         self.assertNotIn("/images/secret:", page)
 
     def test_meta_packages_are_not_at_the_start(self) -> None:
-        """Where shell is not at the start, the page links the name that has it there."""
+        """The page of a name without shell at the start links the name that has it there."""
         page = self.page("/images/git/shell/multi:latest")
         self.assertIn('Did you mean <a href="/images/shell/multi/git:latest">', page)
         self.assertNotIn("Did you mean", self.page("/images/shell/git:latest"))
@@ -211,7 +211,7 @@ class PreviewTests(PreviewCase):
         self.page("/images/multi/git/htop:latest", 404)
 
     def test_image_that_is_not_for_the_client(self) -> None:
-        """Whether or not it was pulled, an image that is not for the client is refused."""
+        """An image that is not for the client is refused, pulled or not."""
         self.veil.hidden.add("git")
         self.page("/images/git:latest", 403)
         self.assertEqual([], self.search.asked)

@@ -49,7 +49,7 @@ PASSING = (
     ("late", 503),
     ("page", 0),
 )
-"""What passes: before and after the service has done what it was asked for."""
+"""Faults that pass: before and after the service has executed the request."""
 
 
 class UploadCase(SynchronousTestCase):
