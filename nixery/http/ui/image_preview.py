@@ -112,13 +112,13 @@ class _Found:
 
 
 PriceKey = tuple[ImageName, Tag, Held | None]
-"""What a price depends on: the image, and the one that the client has already."""
+"""The key of a price: the image, and the one that the client has already."""
 
 
 @frozen(kw_only=True)
 class _Price:
     """
-    What the page shows of the price.
+    The price, as the page shows it.
 
     :param having: the image that the visitor has already, as it was typed.
     :param estimate: ``None``: it is not known.
