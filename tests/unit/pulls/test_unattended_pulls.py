@@ -6,21 +6,65 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from nixery.builds.demand import ASKED_SECONDS
+from nixery.builds.settings import BuildLimits
 from nixery.builds.tracker import BuildTracker
-from nixery.builds.views import BuildView
+from nixery.builds.views import BuildState, BuildView
 from nixery.errors import ShuttingDown
 from nixery.image.manifests import Image
-from nixery.image.names import Tag, parse_image_name
+from nixery.image.names import parse_image_name
 from nixery.nix.errors import BuildFailed
 from nixery.nix.progress import Phase
 from nixery.process.errors import CommandOutput
 from nixery.pulls.unattended_pulls import HOLD_SECONDS, MAX_HOLDS, MAX_PER_CLIENT, UnattendedPulls
 from nixery.testing.fakes import FakeWallClock
+from tests.support.builds import LATEST, BuilderCase
 from tests.support.http import IMAGE, FakeImages
 
 NAME = parse_image_name("git", "x86_64-linux")
-LATEST = Tag("latest")
 OUTPUT = CommandOutput(argv=(), status=1, stderr="")
+
+
+class QueueTests(BuilderCase):
+    """The images of the real service, one of which is made at a time."""
+
+    def test_queued_build_waits_for_its_turn_without_a_connection(self) -> None:
+        """A build stays in the queue after its visitor has left, and a pull joins it."""
+        self.limits = BuildLimits(max_builds=1)
+        self.restart()
+        gates: list[Deferred[None]] = []
+
+        def gate() -> Deferred[None]:
+            gates.append(Deferred())
+            return gates[-1]
+
+        self.nix.before_realise = gate
+        running, left = self.by("other", "hello"), self.by("other", "bash")
+        left.cancel()
+        pulls = UnattendedPulls(
+            images=self.service,
+            builds=self.tracker,
+            waiting=self.tracker.clients.waiting,
+            clock=self.clock,
+        )
+        asked = Deferred.fromCoroutine(pulls.begin("a", NAME, LATEST))
+        self.clock.advance(HOLD_SECONDS)
+        view = self.successResultOf(asked)
+        assert view is not None
+        self.assertEqual(BuildState.QUEUED, view.state)
+        self.clock.pump([1.0] * int(2 * ASKED_SECONDS))
+        states = {build.image: build.state for build in self.tracker.overview()}
+        self.assertEqual(BuildState.QUEUED, states["git"])
+        self.assertNotIn("bash", states, "a client that pulls has to ask again")
+        pulled = self.request("git")
+        for number in range(2):
+            gates[number].callback(None)
+        self.successResultOf(running)
+        self.successResultOf(pulled)
+        self.assertEqual(2, len(self.nix.realisations))
+        built = self.tracker.find(view.id)
+        assert built is not None
+        self.assertEqual(BuildState.SUCCEEDED, built.state)
 
 
 class UnattendedPullsTests(SynchronousTestCase):

@@ -311,6 +311,10 @@ class PriceTests(PreviewCase):
                 shared=PullSize(layers=2, size=3_000_000, accuracy=Accuracy.EXACT),
             ),
         )
+        page = self.page("/images/git:latest")
+        self.assertIn("Show its layers", page)
+        self.assertNotIn("Build this image", page)
+        self.estimator.asked.clear()
         text = self.price("/images/git:latest?with=reg.example:8080/shell")
         self.assertIn("State ready", text)
         self.assertIn(f"To pull {size(5_000_000)} in 3 layers", text)
