@@ -49,6 +49,12 @@ class BuildGroup:
         """The names and tags of all of its builds, in no particular spelling."""
         return self._earlier_requests.union((build.name, build.tag) for build in self._members)
 
+    def includes(self, request: PullRequest) -> bool:
+        """Tell whether one of its builds is for a name and a tag."""
+        return request in self._earlier_requests or any(
+            (build.name, build.tag) == request for build in self._members
+        )
+
     def join(self, other: BuildGroup) -> None:
         """Move all of its builds to another group."""
         for build in self._members:

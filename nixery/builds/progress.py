@@ -89,18 +89,21 @@ class Build:
     _activity: Activity = field(factory=Activity)
     _follows: Build | None = None
     _spellings: dict[ImageLabel, None] = field(factory=dict)
-    _failed_before: bool = False
     _digest: Digest | None = None
     _failure: BuildFailure | None = None
     _version: int = 0
     _is_listed: bool = False
     _pinned: bool = False
+    _hidden_until_made: bool = False
     _logged_phases: set[Phase] = field(factory=set)
     _whole: Build | None = None
     _parts: dict[str, Build] = field(factory=dict)
 
     group: BuildGroup = field(init=False)
     """The builds that this one is shown together with."""
+
+    failed_before: bool = field(default=False, init=False)
+    """True if it was not tried, because it had failed a short while ago."""
 
     _log = Logger()
 
@@ -119,31 +122,31 @@ class Build:
             self._logged_phases.add(phase)
             self._log.info("{image}: {phase}", image=self.name.repository, phase=phase.value)
         self._activity.begin_stage(phase, self._now())
-        self._is_listed = True
-        self._record_change()
+        self._is_listed |= not self._hidden_until_made or phase in _BUILD_PHASES
+        self.record_change()
 
     def count(self, phase: Phase, done: int, expected: int, unit: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.count`."""
         # Not logged: there are thousands of calls.
         self._activity.count(Count(phase=phase, unit=unit, done=done, expected=expected))
-        self._record_change()
+        self.record_change()
 
     def derivation(self, derivation: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.derivation`."""
         self._activity.begin_derivation(derivation, self._now())
         self.output.begin(derivation)
-        self._record_change()
+        self.record_change()
 
     def derivation_phase(self, derivation: str, phase: str, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.derivation_phase`."""
         self._activity.set_derivation_phase(derivation, phase)
-        self._record_change()
+        self.record_change()
 
     def derivation_ended(self, derivation: str, succeeded: bool, /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.derivation_ended`."""
         self._activity.end_derivation(derivation)
         self.output.end(derivation, DerivationState.BUILT if succeeded else DerivationState.FAILED)
-        self._record_change()
+        self.record_change()
 
     def log(self, line: str, derivation: str = "", /) -> None:
         """Implement :meth:`nixery.nix.progress.Progress.log`."""
@@ -159,8 +162,8 @@ class Build:
         """Note that it is queued at ``position``, 1 for the next build to begin."""
         self._state = BuildState.QUEUED
         self._position = position
-        self._is_listed = True
-        self._record_change()
+        self._is_listed |= not self._hidden_until_made
+        self.record_change()
 
     def set_running(self) -> None:
         """Note that it has left the queue, if it was queued."""
@@ -168,7 +171,7 @@ class Build:
             return
         self._state = BuildState.RUNNING
         self._position = None
-        self._record_change()
+        self.record_change()
 
     def follow(self, other: Build) -> None:
         """
@@ -178,11 +181,11 @@ class Build:
         """
         if self.is_part or other.is_part:
             self._follows = other
-            self._record_change()
+            self.record_change()
         elif self.group is not other.group:
             self.group.shown.give_way(other.group.shown)
             self.group.join(other.group)
-            other.group.shown.record_waiting()
+            other.group.shown.record_change()
 
     def lead(self) -> None:
         """Note that it makes the image itself, even if it waited for another build until now."""
@@ -190,8 +193,8 @@ class Build:
         if former is not self:
             self.group.leave(self)
             self._tracker.restore(self.id)
-            former.record_waiting()
-            self._record_change()
+            former.record_change()
+            self.record_change()
 
     def give_way(self, other: Build) -> None:
         """Note that another build is shown in its place."""
@@ -205,19 +208,19 @@ class Build:
         if self._pinned:
             other.pin()
 
+    def hide_until_made(self) -> None:
+        """List it when it makes an image: until then it is probably answered from a cache."""
+        self._hidden_until_made = True
+
     def add_spelling(self, name: ImageName) -> None:
         """Note that a client has written the name of the image in this way."""
         if len(self._spellings) < MAX_SPELLINGS:
             self._spellings[ImageLabel(name.repository, self.tag)] = None
 
-    def record_waiting(self) -> None:
-        """Note that the clients that wait for it have changed."""
-        self._record_change()
-
     def repeat(self, earlier: Build) -> None:
         """Note that it failed as an earlier build of the same image, which it replaces."""
         self.group.add_attempts(earlier.group)
-        self._record_change()
+        self.record_change()
 
     def part(self, name: ImageName) -> Build:
         """Return the part of an index's build that makes the image of one platform."""
@@ -239,7 +242,7 @@ class Build:
         """Note that this part of an index's build has ended."""
         self._activity.end(self._now())
         self._state, self._position = BuildState.SUCCEEDED, None
-        self._record_change()
+        self.record_change()
 
     def succeed(self, digest: Digest) -> None:
         """Note that the image exists."""
@@ -255,11 +258,11 @@ class Build:
         if isinstance(error, CancelledError | ShuttingDown | WorkAbandoned):
             self._end(BuildState.CANCELLED, keep=self.has_made_something)
             return
-        if not self.group.shown.has_failed:
+        if self.group.shown.failure is None:
             self.lead()
         retry_at = WallTime(self._now() + retry_after) if retry_after > 0 else None
         self._failure = describe_failure(error, retry_at)
-        self._failed_before = isinstance(error, CachedFailure)
+        self.failed_before = isinstance(error, CachedFailure)
         self._end(BuildState.FAILED, keep=not isinstance(error, _CHEAP_FAILURES))
 
     def _end(self, state: BuildState, *, keep: bool) -> None:
@@ -271,7 +274,7 @@ class Build:
         self._position = None
         self._ended_at = self._now()
         self._is_listed = keep or self._pinned
-        self._record_change()
+        self.record_change()
         self.notifier.notify()  # Watchers are notified even if it is forgotten now.
         self._tracker.record_end(self)
 
@@ -293,14 +296,14 @@ class Build:
         return self._state.is_final
 
     @property
-    def has_failed(self) -> bool:
-        """True if it has failed."""
-        return self._state is BuildState.FAILED
+    def failure(self) -> BuildFailure | None:
+        """The failure that has ended it."""
+        return self._failure
 
     @property
-    def failed_before(self) -> bool:
-        """True if it was not tried, because it had failed a short while ago."""
-        return self._failed_before
+    def was_cancelled(self) -> bool:
+        """True if it was stopped before it had a result."""
+        return self._state is BuildState.CANCELLED
 
     @property
     def spellings(self) -> Iterable[ImageLabel]:
@@ -318,11 +321,6 @@ class Build:
     def version(self) -> int:
         """The tracker's version at its last change."""
         return self._version
-
-    @property
-    def log_size(self) -> int:
-        """The number of characters of its log that are kept in memory."""
-        return self.output.memory_size
 
     def view(self) -> BuildView:
         """Return its current state as a value."""
@@ -378,7 +376,7 @@ class Build:
         if self.group.shown is not self:
             return self.group.shown.pin()
         self._pinned = self._is_listed = True
-        self._record_change()
+        self.record_change()
         # A platform of an index may be the image that it waits for.
         return self if self._follows is None else self._follows.pin()
 
@@ -394,9 +392,10 @@ class Build:
         :param listed: whether its part is shown in lists.
         """
         self._is_listed = self._is_listed or listed
-        self._record_change()
+        self.record_change()
 
-    def _record_change(self) -> None:
+    def record_change(self) -> None:
+        """Note that something has changed that views show."""
         if self._whole is not None:
             self._whole.record_part_change(listed=self._is_listed)
         elif self.is_listed:

@@ -118,6 +118,7 @@ class BuildTracker:
             other = self._by_key.setdefault(key, build)
             if other is not build:
                 build.follow(other)
+        self._continue_last(build)
         return build
 
     def pin(self, name: ImageName, tag: Tag) -> BuildView | None:
@@ -136,7 +137,7 @@ class BuildTracker:
         """
         original = error.original if isinstance(error, CachedFailure) else error
         for build in reversed(self._ended.values()):
-            if (name, tag) in build.group.requests:
+            if build.group.includes((name, tag)):
                 view = build.view()
                 if view.failure is not None and view.failure.message == original.message:
                     return view
@@ -255,16 +256,16 @@ class BuildTracker:
             build.output.discard()
             return
         self._ended[build.id] = build
-        self._ended_log_size += build.log_size
+        self._ended_log_size += build.output.memory_size
         while len(self._ended) > self.max_ended:
             _, oldest = self._ended.popitem(last=False)
-            self._ended_log_size -= oldest.log_size
+            self._ended_log_size -= oldest.output.memory_size
             self.remove(oldest)
             oldest.output.discard()
         old = iter(tuple(self._ended.values()))
         while self._ended_log_size > MAX_ENDED_LOG_CHARACTERS:
             oldest = next(old)
-            self._ended_log_size -= oldest.log_size
+            self._ended_log_size -= oldest.output.memory_size
             oldest.output.discard_memory()
 
     def _fold_failure(self, build: Build) -> bool:
@@ -281,28 +282,49 @@ class BuildTracker:
         self.remove(replaced)
         if shown is build:
             del self._ended[earlier.id]
-            self._ended_log_size -= earlier.log_size
+            self._ended_log_size -= earlier.output.memory_size
             earlier.output.discard()
             build.repeat(earlier)
         return shown is build
 
     def _find_same_failure(self, build: Build) -> Build | None:
-        failure = build.view().failure
+        failure = build.failure
         if failure is None:
             return None
-        for earlier in reversed(self._ended.values()):
-            same = earlier.key == build.key != "" or not build.group.requests.isdisjoint(
-                earlier.group.requests
-            )
-            if same and (former := earlier.view().failure) and former.cause == failure.cause:
+        for earlier in self._ended_builds_of(build):
+            if earlier.failure is not None and earlier.failure.cause == failure.cause:
                 return earlier
         return None
+
+    def _continue_last(self, build: Build) -> None:
+        """
+        Show a build that begins as the last one of its image, if that was cancelled; or only when
+        it makes something, if the last one has failed and is not to be tried again yet.
+        """
+        last = next(self._ended_builds_of(build), None)
+        if last is None:
+            return
+        if last.was_cancelled:
+            del self._ended[last.id]
+            self._ended_log_size -= last.output.memory_size
+            last.output.discard()
+            self.remove(last)
+            self.replace(last.id, build.pin().id)
+        elif last.failure is not None and (last.failure.retry_at or 0) > self.wall_clock.now():
+            build.hide_until_made()
+
+    def _ended_builds_of(self, build: Build) -> Iterator[Build]:
+        """Return the builds of the same image that have ended, the youngest first."""
+        requests = build.group.requests
+        for ended in reversed(self._ended.values()):
+            if ended.key == build.key != "" or any(map(ended.group.includes, requests)):
+                yield ended
 
     def _record_waiting(self, name: ImageName, tag: Tag) -> None:
         build = self._by_request.get((name, tag))
         if build is not None:
             build.add_spelling(name)
-            build.group.shown.record_waiting()
+            build.group.shown.record_change()
 
     def _get(self, build_id: str) -> Build | None:
         while build_id in self._replaced:

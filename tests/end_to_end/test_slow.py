@@ -110,6 +110,8 @@ class SlowBuildTests(EndToEndCase):
         path = url.removeprefix(f"http://{self.daemon.address}")
         build = http.get(path).json()
         self.assertEqual((build["image"], build["state"]), ("slow-http", "running"))
+        # It is expected to retry, and is one client however often it does.
+        self.assertEqual((build["clients"], build["also"]), (1, []))
         self.assertEqual(build["stages"][-1]["phase"], "building")
         self.assertIn("-slow-http-1.0.drv", build["derivation"])
         with ThreadPoolExecutor(1) as pool:

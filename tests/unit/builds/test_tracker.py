@@ -15,6 +15,7 @@ from nixery.builds.views import BuildState, RemovedBuild
 from nixery.errors import StorageError
 from nixery.image.errors import PackagesRefused
 from nixery.image.names import Digest, ImageName, Tag, parse_image_name
+from nixery.limits.errors import WorkAbandoned
 from nixery.nix.progress import Phase
 from nixery.testing.fakes import FakeWallClock
 
@@ -238,6 +239,42 @@ class BuildTrackerTests(TrackerTestCase):
         self.begin("b").fail(FAILURE)
         self.assertEqual(["b", "a", "a"], self.listed())
 
+    def test_retry_before_its_time_is_no_row_while_it_is_looked_up(self) -> None:
+        """A retry that is answered from memory is not listed while it is evaluated."""
+        self.begin("a").fail(FAILURE, 60)
+        told: list[None] = []
+        self.tracker.watch(lambda: told.append(None))
+        early = self.begin("a", Phase.EVALUATING)
+        early.set_queued(1)
+        self.assertEqual(["a"], self.listed())
+        early.fail(CachedFailure(original=FAILURE, retry_after=1.0))
+        self.clock.advance(1)
+        self.assertEqual(([], 1), (told, len(self.tracker.overview())))
+        # It may be built after all, or be waited for so long that a client was told of it.
+        self.begin("a", Phase.EVALUATING, Phase.BUILDING)
+        self.assertEqual(["a", "a"], self.listed())
+        self.begin("b").fail(FAILURE, 60)
+        self.begin("b", Phase.EVALUATING)
+        self.tracker.pin(named("b"), LATEST)
+        self.assertEqual(2, self.listed().count("b"))
+        self.clock.advance(60)
+        self.begin("b", Phase.EVALUATING)
+        self.assertEqual(3, self.listed().count("b"))
+
+    def test_build_that_was_cancelled_is_shown_as_the_next_one(self) -> None:
+        """A client that comes back after its build was dropped finds the build that goes on."""
+        dropped = self.begin("a", Phase.EVALUATING)
+        self.tracker.pin(named("a"), LATEST)
+        dropped.fail(WorkAbandoned())
+        self.assertEqual(["a"], self.listed())
+        build = self.tracker.begin(named("a"), LATEST)
+        [view] = self.tracker.overview()
+        found = self.tracker.find(dropped.id)
+        assert found is not None
+        self.assertEqual((build.id, build.id), (view.id, found.id))
+        build.succeed(DIGEST)
+        self.assertEqual(["a"], self.listed())
+
     def test_retry_that_was_not_tried_is_shown_as_the_failure_before(self) -> None:
         """A client that was told to watch a retry finds the attempt that failed."""
         failed = self.begin("a")
@@ -271,7 +308,7 @@ class BuildTrackerTests(TrackerTestCase):
         for build in builds:
             build.log("x" * 99)
             build.succeed(DIGEST)
-        self.assertEqual([build.log_size for build in builds], [0, 100, 100])
+        self.assertEqual([build.output.memory_size for build in builds], [0, 100, 100])
         self.assertEqual(self.tracker.log(builds[0].id, 0, 10).first, 1)
         self.assertEqual(self.tracker.log(builds[1].id, 0, 10).lines, ("x" * 99,))
         # The sum follows builds that the tracker drops.
@@ -281,7 +318,7 @@ class BuildTrackerTests(TrackerTestCase):
         for build in builds:
             build.log("x" * 99)
             build.succeed(DIGEST)
-        self.assertEqual([build.log_size for build in builds], [100, 100])
+        self.assertEqual([build.output.memory_size for build in builds], [100, 100])
 
     def test_id_that_is_none_has_no_build_no_log_and_no_changes(self) -> None:
         """An id that is none has no build, no log and no changes."""
