@@ -7,6 +7,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.browser.browser import PHONE
 from tests.browser.case import BrowserCase
 from tests.end_to_end.case import watched_registry, watched_set
+from tests.end_to_end.daemon import Daemon
 
 
 class PreviewTests(BrowserCase):
@@ -39,3 +40,19 @@ class PreviewTests(BrowserCase):
             self.assertEqual(digest, page.text("#digest"))
         self.assertEqual(200, registry.registry.manifest("seen-preview/known").status)
         self.assertEqual(1, watched_set().builds("seen-preview"))
+
+    def test_page_that_was_too_early_loads_itself_again_until_it_is_complete(self) -> None:
+        """A page that could not wait for Nix appears at once, and has the rest after a while."""
+        preview = "nixery.http.ui.image_preview"
+        daemon = Daemon(
+            watched_set().path,
+            name="late",
+            constants={f"{preview}.RESPONSE_SECONDS": 0.0, f"{preview}.MIN_PRICE_SECONDS": 0.0},
+        ).start()
+        self.addCleanup(daemon.stop)
+        page = self.browser
+        self.visit(daemon, "/known/first")
+        page.wait("#price ~ dl .state", "to be built")
+        page.find("#packages-table [data-package=first]")
+        kind = page.run("return performance.getEntriesByType('navigation')[0].type")
+        self.assertEqual("reload", kind)

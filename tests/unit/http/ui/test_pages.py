@@ -161,6 +161,21 @@ class AssetsTests(SynchronousTestCase):
         other = Assets({"a.css": b"x" * 4096, "b/c.js": b"z"})
         self.assertNotEqual(self.assets.url("a.css"), other.url("a.css"))
 
+    def test_robots_may_follow_the_sites_pages_and_no_names(self) -> None:
+        """Robots may read the documentation, and follow no path that is the name of an image."""
+        root = make_root(ui=UIHandlers(pages=make_pages(), assets=site_files().assets))
+        answer = Connection(root).request("GET", "/robots.txt")
+        self.assertEqual("text/plain; charset=utf-8", answer.header("Content-Type"))
+        lines = answer.body.decode().splitlines()
+        self.assertIn("Disallow: /", lines)
+        allowed = [line.removeprefix("Allow: ") for line in lines if line.startswith("Allow: ")]
+        for path in ("/git", "/images/git:latest", "/api/packages", "/search", "/builds/x"):
+            for rule in allowed:
+                exact = rule.endswith("$")
+                matches = path == rule[:-1] if exact else path.startswith(rule)
+                self.assertFalse(matches, (path, rule))
+        self.assertIn("/docs/", allowed)
+
     def test_client_that_accepts_gzip_gets_it_where_it_gains_something(self) -> None:
         """A client that accepts gzip gets it, where it gains something."""
         answer = Connection(self.root).request(
