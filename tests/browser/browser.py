@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -254,11 +255,14 @@ class Browser:
         return found
 
     def picture(self, path: Path) -> None:
-        """Make a picture of the page."""
-        self.driver.save_screenshot(str(path))
+        """Make a picture of the whole page, with what is below the screen."""
+        size = self._command("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        made = self._command("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        path.write_bytes(b64decode(made["data"]))
 
-    def _command(self, command: str, **arguments: object) -> None:
-        self.driver.execute_cdp_cmd(command, arguments)
+    def _command(self, command: str, **arguments: object) -> Any:
+        return self.driver.execute_cdp_cmd(command, arguments)
 
 
 @cache

@@ -182,6 +182,41 @@ class BoxTests(BrowserCase):
             page.click("#preview-link")
             page.wait("#packages-table [data-package=estate]")
 
+    def test_late_answers_are_dropped_and_limits_are_told(self) -> None:
+        """An answer that comes late is dropped; a limit is told, and Check tries again."""
+        page = self.browser
+        self.visit(watched_registry(), "/")
+        # The answers come in the order in which the test lets them.
+        page.run(
+            """
+            const real = window.fetch;
+            window.held = [];
+            window.fetch = (url, { signal, ...options }) => String(url).startsWith("/api/packages")
+              ? new Promise((answer) => held.push((made) => answer(made ?? real(url, options))))
+              : real(url, options);
+            """
+        )
+        page.type("#packages", "plain")
+        page.until(lambda: page.run("return held.length") == 1, "a request")
+        page.press(*" known")
+        page.until(lambda: page.run("return held.length") == 2, "another request")
+        page.run("held[1]()")
+        page.wait("#result-packages [data-name=known]")
+        page.wait("#status", "All of them are there.")
+        page.run("held[0](Response.json({ error: 'too late', packages: [] }))")
+        page.press(*"x")
+        page.until(lambda: page.run("return held.length") == 3, "a third request")
+        self.assertFalse(page.find("#answer-error").is_displayed())
+        limit = "status: 429, headers: { 'Content-Type': 'text/plain; charset=utf-8' }"
+        page.run(f"held[2](new Response('too many requests\\n', {{ {limit} }}))")
+        page.wait("#answer-error", "too many requests")
+        page.wait("#status", "Press Check to try again.")
+        page.click("#ask button[type=submit]")
+        page.until(lambda: page.run("return held.length") == 4, "a request again")
+        page.run("held[3]()")
+        page.wait("#result-packages [data-name=knownx][data-status=not-found]")
+        self.assertFalse(page.find("#answer-error").is_displayed())
+
     def test_keyboard_comes_to_the_box_soon(self) -> None:
         """The keyboard comes to the box soon: past the way to the content and the sections."""
         page = self.browser

@@ -1,6 +1,7 @@
 // Completes the last word of the box for packages: a combobox with a list, as the ARIA Authoring
 // Practices describe it.  The names come from the list of packages that the registry has.
 
+import { ask } from "./ask.js";
 import { add, isCommand } from "./chips.js";
 import { element, shown } from "./text.js";
 
@@ -46,11 +47,7 @@ async function suggest() {
   if (word.length < LEAST || isCommand()) return close();
   const mine = (asking = new AbortController());
   try {
-    const response = await fetch(`/api/search?limit=8&q=${encodeURIComponent(word)}`, {
-      signal: mine.signal,
-      headers: { Accept: "application/json" },
-    });
-    const found = await response.json();
+    const found = await ask(`/api/search?limit=8&q=${encodeURIComponent(word)}`, mine.signal);
     if (mine.signal.aborted || word !== lastWord()) return;
     show(found);
   } catch {

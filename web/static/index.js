@@ -1,5 +1,6 @@
 // The box for packages: asks while somebody types, and shows what each name is.
 
+import { ask } from "./ask.js";
 import { arrange, exchange, isCommand, names, replaceCommand } from "./chips.js";
 import "./complete.js";
 import { clientCommands } from "./commands.js";
@@ -27,7 +28,7 @@ function typed() {
   return isCommand() ? input.value.trim() : names().join(" ");
 }
 
-async function ask() {
+async function lookUp() {
   clearTimeout(timer);
   const question = typed();
   if (question === asked) return;
@@ -47,17 +48,13 @@ async function ask() {
   }, SLOW);
   answer.setAttribute("aria-busy", "true");
   try {
-    const response = await fetch(`/api/packages?names=${encodeURIComponent(question)}`, {
-      signal: mine.signal,
-      headers: { Accept: "application/json" },
-    });
-    const data = await response.json();
+    const data = await ask(`/api/packages?names=${encodeURIComponent(question)}`, mine.signal);
     data.packages ??= [];
     // It comes late when something else is typed already.
     if (mine.signal.aborted || question !== typed()) return;
     const others = isCommand() && names().length;
     if (isCommand() && data.packages.length) replaceCommand(data.packages.map((each) => each.name));
-    if (others) return ask();
+    if (others) return lookUp();
     arrange(data.packages);
     // After an error, the same names can be asked for again.
     asked = data.error ? "" : typed();
@@ -105,12 +102,15 @@ function described(each) {
     element("span", { class: "badge", "data-state": good ? "found" : "problem" }, each.status.replaceAll("-", " ")),
     " ", element("code", {}, element("bdi", {}, each.name)), " ");
   if (each.status === "found") {
-    const others = each.outputs.join() === "out" ? "" : `, outputs ${each.outputs.join(", ")}`;
-    const platforms = each.platforms?.length ? `; for ${each.platforms.join(", ")}` : "";
+    const facts = [
+      each.attribute === each.name ? "" : each.attribute,
+      each.outputs.join() === "out" ? "" : `outputs ${each.outputs.join(", ")}`,
+      each.platforms?.length ? `for ${each.platforms.join(", ")}` : "",
+    ].filter(Boolean).join("; ");
     item.append(
       element("strong", {}, element("bdi", {}, `${each.pname} ${each.version}`)), " ",
       element("bdi", {}, each.description), " ",
-      element("span", { class: "quiet small" }, `(${each.attribute}${others}${platforms})`));
+      facts ? element("span", { class: "quiet small" }, `(${facts})`) : "");
     for (const [label, reason] of Object.entries(each.missing_platforms ?? {})) {
       item.append(" ", element("span", { class: "small" }, `Not for ${label}: `, element("bdi", {}, shown(reason)), "."));
     }
@@ -119,7 +119,7 @@ function described(each) {
   item.append(element("bdi", {}, each.message));
   const near = each.candidates ?? [];
   if (near.length) {
-    const span = element("span", { class: "near" }, " Near: ");
+    const span = element("span", { class: "near" }, ". Near: ");
     near.forEach((name, at) => {
       if (at) span.append(", ");
       const words = names().map((word) => (word === each.name ? name : word));
@@ -137,13 +137,13 @@ function described(each) {
 for (const change of ["input", "names"]) {
   input.addEventListener(change, () => {
     clearTimeout(timer);
-    timer = setTimeout(ask, QUIET);
+    timer = setTimeout(lookUp, QUIET);
   });
 }
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  ask();
+  lookUp();
 });
 
 // A near name takes the place of the one that was typed.
@@ -153,5 +153,5 @@ list.addEventListener("click", (event) => {
   event.preventDefault();
   exchange(link.dataset.exchange, link.dataset.for);
   input.focus();
-  ask();
+  lookUp();
 });

@@ -1,5 +1,6 @@
 // The price of the image in the box: what has to be downloaded and built, and what a client pulls.
 
+import { ask } from "./ask.js";
 import { element, shown, size } from "./text.js";
 
 const QUIET = 600; // milliseconds without a key before the registry is asked
@@ -22,21 +23,17 @@ export function showPrice(name) {
   lines.replaceChildren();
   if (!image) return;
   if (link) link.href = `/images/${image}:latest`;
-  ask();
+  estimatePrice();
 }
 
-async function ask() {
+async function estimatePrice() {
   asking?.abort();
   const mine = (asking = new AbortController());
   say("Working out the price …");
   lines.setAttribute("aria-busy", "true");
   const query = having.value.trim() ? `?with=${encodeURIComponent(having.value.trim())}` : "";
   try {
-    const response = await fetch(`/api/estimate/${image}${query}`, {
-      signal: mine.signal,
-      headers: { Accept: "application/json" },
-    });
-    const estimate = await response.json();
+    const estimate = await ask(`/api/estimate/${image}${query}`, mine.signal);
     if (mine.signal.aborted) return;
     if (estimate.error) say(`Not known: ${estimate.error}.`);
     else say(...estimate.platforms.map((each) => (estimate.platforms.length > 1 ? `${each.platform}: ` : "") + describe(each)));
@@ -86,7 +83,7 @@ document.getElementById("price-having").hidden = false;
 having.addEventListener("input", () => {
   clearTimeout(timer);
   asking?.abort();
-  timer = setTimeout(() => image && ask(), QUIET);
+  timer = setTimeout(() => image && estimatePrice(), QUIET);
 });
 
 // The page came with the image.
