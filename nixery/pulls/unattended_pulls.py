@@ -72,9 +72,9 @@ class UnattendedPulls:
     _jobs: SingleFlight[tuple[str, ImageName, Tag], Image] = field(factory=SingleFlight, init=False)
     _counts: Counter[str] = field(factory=Counter, init=False)
 
-    def allows(self, client: str) -> bool:
-        """Tell whether a client may wait for another image."""
-        return self._counts[client] < MAX_PER_CLIENT
+    def allows(self, client: str, name: ImageName, tag: Tag) -> bool:
+        """Tell whether a client may wait for an image; always for one that it waits for already."""
+        return (client, name, tag) in self._jobs or self._counts[client] < MAX_PER_CLIENT
 
     async def begin(self, client: str, name: ImageName, tag: Tag) -> BuildView | None:
         """

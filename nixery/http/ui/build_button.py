@@ -33,8 +33,8 @@ RETRY_AFTER_SECONDS = 30
 class UnattendedPulls(Protocol):
     """As :class:`nixery.pulls.unattended_pulls.UnattendedPulls`."""
 
-    def allows(self, client: str) -> bool:
-        """Tell whether a client may wait for another image."""
+    def allows(self, client: str, name: ImageName, tag: Tag) -> bool:
+        """Tell whether a client may wait for an image."""
 
     async def begin(self, client: str, name: ImageName, tag: Tag) -> BuildView | None:
         """Pull an image; :return: its build."""
@@ -83,7 +83,7 @@ class BuildButton:
         self._rules.check(name)
         # The user before the address, which is that of the client of a trusted proxy.
         client = client_keys(request)[-1]
-        if not self._pulls.allows(client):
+        if not self._pulls.allows(client, name, tag):
             set_headers(request, {b"Retry-After": b"%d" % RETRY_AFTER_SECONDS})
             return self._pages.error(
                 request, 429, "too many images are being built for you already: try again later"

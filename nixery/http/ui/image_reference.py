@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from attrs import frozen
@@ -9,6 +10,9 @@ from attrs import frozen
 from nixery.image.names import Digest, ImageName, Tag, parse_digest, parse_image_name, parse_tag
 
 __all__ = ["ImageReferences"]
+
+_SCHEME = re.compile(r"^(docker|https?)://")
+"""The beginning of a reference as skopeo has it, and of a URL."""
 
 
 @frozen(kw_only=True)
@@ -31,13 +35,15 @@ class ImageReferences:
 
     def parse(self, text: str) -> tuple[ImageName, Tag | Digest]:
         """
-        Parse the name of an image as people paste it: with the registry, with both tag and digest.
+        Parse the name of an image as people paste it: with the registry and a scheme, with both tag
+        and digest.
 
         :raises InvalidName: the name is outside the grammar.
         :raises InvalidReference: the tag is outside the grammar.
         :raises InvalidDigest: the digest is none.
         """
-        text, _, digest = text.strip().removeprefix(f"{self.address}/").partition("@")
+        text = _SCHEME.sub("", text.strip()).removeprefix(f"{self.address}/")
+        text, _, digest = text.partition("@")
         repository, _, tag = text.partition(":")
         name = self.parse_name(repository)
         return name, parse_digest(digest) if digest else parse_tag(tag or "latest")

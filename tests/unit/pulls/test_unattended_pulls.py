@@ -86,6 +86,9 @@ class UnattendedPullsTests(SynchronousTestCase):
     def begin(self, client: str = "a") -> Deferred[BuildView | None]:
         return Deferred.fromCoroutine(self.pulls.begin(client, NAME, LATEST))
 
+    def allows(self, client: str) -> bool:
+        return self.pulls.allows(client, NAME, LATEST)
+
     def test_image_that_is_there_has_no_build(self) -> None:
         """An image that is there already has no build to watch."""
         self.images.images["git", "latest"] = IMAGE
@@ -140,23 +143,24 @@ class UnattendedPullsTests(SynchronousTestCase):
                 self.failureResultOf(asked, ShuttingDown)
 
     def test_client_waits_for_a_number_of_images(self) -> None:
-        """A client waits for some images at once, and for others when these are there."""
+        """A client waits for some images at once, and for others when one of these is there."""
         gates = []
         for number in range(MAX_PER_CLIENT):
-            self.assertTrue(self.pulls.allows("a"))
+            self.assertTrue(self.allows("a"))
             gate: Deferred[Image] = Deferred()
             gates.append(gate)
             self.images.images[f"p{number}", "latest"] = gate
             name = parse_image_name(f"p{number}", "x86_64-linux")
             Deferred.fromCoroutine(self.pulls.begin("a", name, LATEST))
-        self.assertFalse(self.pulls.allows("a"))
-        self.assertTrue(self.pulls.allows("b"))
+        self.assertFalse(self.allows("a"))
+        self.assertTrue(self.pulls.allows("a", parse_image_name("p0", "x86_64-linux"), LATEST))
+        self.assertTrue(self.allows("b"))
         gates[0].callback(IMAGE)
-        self.assertTrue(self.pulls.allows("a"))
+        self.assertTrue(self.allows("a"))
 
     def test_stop_ends_the_waiting(self) -> None:
         """Nothing waits for an image any longer once the daemon has stopped."""
         asked = self.begin()
         self.successResultOf(self.pulls.stop())
         self.failureResultOf(asked, CancelledError)
-        self.assertTrue(self.pulls.allows("a"))
+        self.assertTrue(self.allows("a"))

@@ -103,6 +103,8 @@ class EstimatePageTests(SynchronousTestCase):
         for text, label in (
             ("shell", "shell:latest"),
             ("reg.example:8080/shell:v1", "shell:v1"),
+            ("docker://reg.example:8080/shell:v1", "shell:v1"),
+            ("https://reg.example:8080/shell", "shell:latest"),
             (f"shell:v1@{digest}", f"shell@{digest}"),
         ):
             self.assertEqual(label, self.data(f"git?with={text}")["with"])
