@@ -132,6 +132,30 @@ class CollectionTests(EndToEndCase):
         (seen,) = json.loads(admin("inspect", "htop").stdout)
         self.assertIn("htop=", seen["labels"]["nixery.image.packages"])
 
+    def test_price_is_told_before_an_image_is_built_and_after(self) -> None:
+        """The price of an image is told before it is built and after; asking builds nothing."""
+        base = f"http://{daemon().address}"
+        daemon().registry.manifest("hello")
+        done = admin("estimate", "hello/htop", "--with", "hello", "--url", base, "--json")
+        self.assertEqual(0, done.returncode, done.stderr)
+        before = json.loads(done.stdout)
+        self.assertFalse(before["ready"])
+        self.assertEqual("hello:latest", before["with"])
+        self.assertNotIn("hello/htop:latest", admin("list").stdout)
+        layers = daemon().registry.manifest("hello/htop").json()["layers"]
+        done = admin("estimate", "hello/htop", "--with", "hello", "--url", base, "--json")
+        [platform] = json.loads(done.stdout)["platforms"]
+        self.assertTrue(platform["ready"])
+        size = sum(layer["size"] for layer in layers)
+        self.assertEqual(
+            (len(layers), size), (platform["pull"]["layers"], platform["pull"]["size"])
+        )
+        self.assertGreater(platform["shared"]["layers"], 0)
+        self.assertIn("ready", admin("estimate", "hello/htop", "--url", base).stdout)
+        done = admin("estimate", "no-such-package", "--url", base)
+        self.assertEqual((1, ""), (done.returncode, done.stdout))
+        self.assertIn("no-such-package", done.stderr)
+
     def test_bills_of_materials_are_made_of_an_image_that_has_none(self) -> None:
         """An image of an older version gets the bills of materials that it would have now."""
         registry = daemon().registry

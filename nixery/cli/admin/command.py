@@ -2,7 +2,7 @@
 ``nixery-admin``: lists, verifies, removes and prewarms the images that are stored.
 
 All commands are safe beside a running daemon, and beside several: the storage itself coordinates
-them. Only ``warm`` speaks to the daemon; ``check`` does the daemon's work without it.
+them. Only ``estimate`` and ``warm`` speak to the daemon; ``check`` does its work without it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from tqdm import tqdm
 from twisted.internet.defer import Deferred
 
 from nixery.artifacts.keys import KeyRing, load_keys
-from nixery.cli.admin.arguments import read_image_list, read_password
+from nixery.cli.admin.arguments import read_image_list
+from nixery.cli.admin.estimate import describe_estimate, estimate_path, fetch_estimate
 from nixery.cli.admin.parser import make_parser
-from nixery.cli.admin.prewarm import HttpPullClient, PrewarmResult, local_url, prewarm
+from nixery.cli.admin.prewarm import HttpPullClient, PrewarmResult, prewarm
+from nixery.cli.admin.registry_client import make_client
 from nixery.cli.admin.report import describe_image, format_table, to_plain_data
 from nixery.cli.admin.sign import sign
 from nixery.cli.admin.stored import named_images, with_platforms
@@ -45,7 +47,6 @@ from nixery.image.names import (
     parse_tag,
 )
 from nixery.pulls.tag_records import tag_record_key, tag_record_prefix
-from nixery.runtime.endpoint_strings import PLAIN
 from nixery.runtime.reactor_time import run_reactor_and_return
 from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, scan
 from nixery.storage.filesystem.gc_policy import GRACE_SECONDS, Policy
@@ -84,7 +85,7 @@ def admin(arguments: Sequence[str] | None = None) -> None:
         for warning in config.warnings:
             _print_error(warning.describe())
         if (
-            options.command not in ("check", "warm")
+            options.command not in ("check", "estimate", "warm")
             and config.storage.storage_backend != "filesystem"
         ):
             raise AdminRefused(reason=BUCKET_MESSAGE.format(bucket=config.gcs.gcs_bucket))
@@ -235,25 +236,14 @@ def _find_all(config: Config, images: Sequence[str]) -> tuple[Inventory, Sequenc
 
 def _prewarm(config: Config, options: argparse.Namespace) -> int:
     images = [*options.images, *read_image_list(options.file)]
-    endpoints = [
-        text.removeprefix(PLAIN)
-        for text in config.http.listen
-        # A certificate is valid for the name in the public URL.
-        if config.tls.tls_certificate is None or text.startswith(PLAIN)
-    ]
-    base = options.url or local_url(endpoints, config.http.public_url)
     if not images:
         raise AdminRefused(reason="no images given: name some, or give --from FILE")
-    if base is None:
-        raise AdminRefused(reason="the address of the registry is not configured: give --url")
     for image in images:
         # Checked before anything is built, not after hours.
         name, _, tag = image.partition(":")
         parse_image_name(name.strip("/"), config.sources.system)
         parse_tag(tag or "latest")
-    auth = None
-    if options.user is not None:
-        auth = options.user, read_password(options.password_file)
+    client = HttpPullClient(make_client(config, options))
     results: list[PrewarmResult] = []
 
     def main(reactor: Any) -> Deferred[None]:  # the global reactor has no type
@@ -271,7 +261,7 @@ def _prewarm(config: Config, options: argparse.Namespace) -> int:
             results.extend(
                 await prewarm(
                     images,
-                    client=HttpPullClient(base, auth),
+                    client=client,
                     clock=reactor,
                     jobs=options.jobs,
                     deadline=options.timeout,
@@ -306,8 +296,23 @@ def _check(config: Config, options: argparse.Namespace) -> int:
     return 0 if report.problem is None else FAILURE
 
 
+def _estimate(config: Config, options: argparse.Namespace) -> int:
+    path = estimate_path(options.image, options.having, config.sources.system)
+    client = make_client(config, options)
+    found: list[Mapping[str, Any]] = []
+
+    async def ask() -> None:
+        found.append(await fetch_estimate(client, path, options.timeout))
+
+    run_reactor_and_return(lambda _reactor: Deferred.fromCoroutine(ask()))
+    for estimate in found:
+        _print(options, estimate, describe_estimate(estimate))
+    return 0 if found else FAILURE
+
+
 _COMMANDS: Mapping[str, Callable[[Config, argparse.Namespace], int]] = {
     "check": _check,
+    "estimate": _estimate,
     "gc": _gc,
     "inspect": _inspect,
     "list": _list,

@@ -26,6 +26,17 @@ def _common_options(**details: Any) -> CommandParser:
     return common
 
 
+def _add_registry_options(parser: CommandParser) -> None:
+    """Add the options of commands that ask a running registry."""
+    parser.add_argument(
+        "--url",
+        help="URL of the registry (default: as configured); the variable SSL_CERT_FILE names a PEM"
+        " file with the authorities to trust",
+    )
+    parser.add_argument("--user", help="user to log in as, if the registry answers 401")
+    parser.add_argument("--password-file", help="file with the password of --user")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser; the name of the command becomes ``command``."""
     parser = CommandParser(
@@ -103,18 +114,27 @@ def make_parser() -> argparse.ArgumentParser:
     warm_parser.add_argument(
         "--from", dest="file", help="file with one image per line; -: standard input"
     )
-    warm_parser.add_argument(
-        "--url",
-        help="URL of the registry (default: as configured); the variable SSL_CERT_FILE names a PEM"
-        " file with the authorities to trust",
-    )
-    warm_parser.add_argument("--user", help="user to log in as, if the registry answers 401")
-    warm_parser.add_argument("--password-file", help="file with the password of --user")
+    _add_registry_options(warm_parser)
     warm_parser.add_argument(
         "--jobs", type=count_argument, default=4, help="images to request at once"
     )
     warm_parser.add_argument(
         "--timeout", type=seconds_argument, default=14400.0, help="maximum seconds for one image"
+    )
+
+    estimate_parser = command(
+        "estimate", "Ask a running registry what an image costs, before it is pulled."
+    )
+    estimate_parser.add_argument("image", metavar="IMAGE", help="a name, or NAME:TAG")
+    estimate_parser.add_argument(
+        "--with", dest="having", metavar="IMAGE", help="an image that the client has: NAME:TAG"
+    )
+    _add_registry_options(estimate_parser)
+    estimate_parser.add_argument(
+        "--timeout",
+        type=seconds_argument,
+        default=600.0,
+        help="maximum seconds to wait for the answer (default: 600)",
     )
 
     check_parser = command("check", "Test the configured package source, and say what to change.")

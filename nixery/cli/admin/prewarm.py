@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from attrs import define, frozen
-from twisted.internet.defer import CancelledError, DeferredSemaphore
+from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from nixery.cli.admin.registry_client import LOGIN_ADVICE, RegistryClient
 from nixery.image.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from nixery.runtime.deferreds import gather
-from nixery.runtime.endpoint_strings import tcp_address, url_host
 from nixery.runtime.errors import FetchFailed
 from nixery.runtime.retry import Attempts, Backoff, parse_retry_after
 from nixery.runtime.terminal import plain_text
@@ -29,22 +29,12 @@ __all__ = [
     "PullClient",
     "HttpPullClient",
     "PrewarmResult",
-    "local_url",
     "split_image",
     "prewarm",
 ]
 
 BACKOFF = Backoff(first=5.0, longest=300.0, factor=1.0)
 """The pauses between requests for one image, unless the daemon asks for others."""
-
-LOGIN_ADVICE = " (log in with --user and --password-file)"
-"""The advice for an answer of 401."""
-
-TRUST_ADVICE = (
-    "its certificate is not trusted: set SSL_CERT_FILE to a PEM file with the authority that"
-    " issued it"
-)
-"""The advice for a registry with a certificate of an authority of its own."""
 
 
 @frozen(kw_only=True)
@@ -168,63 +158,24 @@ def split_image(image: str) -> tuple[str, str]:
     return name.strip("/"), tag or "latest"
 
 
-def local_url(endpoints: Sequence[str], public_url: str | None) -> str | None:
-    """Return the URL by which a daemon of this machine is reached; ``None`` if that is unknown."""
-    for endpoint in endpoints:
-        address = None if endpoint.startswith("ssl:") else tcp_address(endpoint)
-        if address is not None and address[1]:
-            host, port = address
-            host = host or ("::1" if endpoint.startswith("tcp6:") else "127.0.0.1")
-            return f"http://{url_host(host)}:{port}"
-    return public_url
-
-
 class HttpPullClient:
     """
-    Implements :class:`PullClient` with treq.
+    Implements :class:`PullClient`.
 
-    :param base: the address of the daemon, ``http://127.0.0.1:8080``.
-    :param auth: user and password.
+    :param registry: is asked.
     """
 
-    def __init__(self, base: str, auth: tuple[str, str] | None = None) -> None:
-        self._base = base.rstrip("/")
-        self._auth = auth
+    def __init__(self, registry: RegistryClient) -> None:
+        self._registry = registry
 
     async def __call__(self, path: str, /) -> PullResponse:
-        import treq  # noqa: PLC0415  # takes a third of a second, and others need it not
-
-        url = self._base + path
-        headers: dict[bytes | str, bytes | str] = {
-            "Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_MANIFEST}",
-            "User-Agent": "nixery-admin",
-        }
-        try:
-            response = await treq.get(url, headers=headers, auth=self._auth, timeout=120)
-            body = await treq.content(response)
-        except CancelledError:
-            raise
-        except Exception as error:  # treq documents none of them
-            raise FetchFailed(url=url, reason=_reason(error)) from error
+        response = await self._registry.get(path, f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_MANIFEST}")
         return PullResponse(
-            status=response.code,
-            retry_after=parse_retry_after(_header(response, "Retry-After")),
-            message=_message(body),
-            digest=_header(response, "Docker-Content-Digest") or "",
+            status=response.status,
+            retry_after=parse_retry_after(response.headers.get("retry-after")),
+            message=_message(response.body),
+            digest=response.headers.get("docker-content-digest", ""),
         )
-
-
-def _reason(error: Exception) -> str:
-    """Return the cause of a failed request, without the types of the libraries around it."""
-    # Twisted wraps the failures of a connection in a list, whose text is their representation.
-    causes = [each.value for each in getattr(error, "reasons", None) or ()]
-    text = "; ".join(plain_text(str(each)) or type(each).__name__ for each in causes or [error])
-    return TRUST_ADVICE if "certificate verify failed" in text else text or type(error).__name__
-
-
-def _header(response: Any, name: str) -> str | None:  # treq has no types
-    values = response.headers.getRawHeaders(name)
-    return values[-1] if values else None
 
 
 def _message(body: bytes) -> str:

@@ -20,7 +20,8 @@ from nixery.artifacts.attachment import attach_document, encode_attachments
 from nixery.artifacts.document import SPDX, Document
 from nixery.builds.documents import DOCUMENTS
 from nixery.cli.admin.command import admin
-from nixery.cli.admin.prewarm import PrewarmResult, PullResponse, local_url, prewarm
+from nixery.cli.admin.prewarm import PrewarmResult, PullResponse, prewarm
+from nixery.cli.admin.registry_client import local_url
 from nixery.image.manifests import OCI_MANIFEST, Manifest, digest_of
 from nixery.image.names import Digest, Tag, parse_image_name
 from nixery.inspection.catalog import REPORTS

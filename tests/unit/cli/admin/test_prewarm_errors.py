@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseNeverReceived
 
-from nixery.cli.admin.prewarm import HttpPullClient, PullResponse, prewarm
+from nixery.cli.admin.prewarm import PullResponse, prewarm
+from nixery.cli.admin.registry_client import RegistryClient
 from nixery.runtime.errors import FetchFailed
 
 
@@ -22,7 +23,7 @@ class ErrorTests(SynchronousTestCase):
     def reason(self, error: Exception) -> str:
         """Return the message for a request that fails with ``error``."""
         with patch("treq.get", lambda *_, **__: fail(error)):
-            asked = Deferred.fromCoroutine(HttpPullClient("https://r.example")("/v2/"))
+            asked = Deferred.fromCoroutine(RegistryClient("https://r.example").get("/v2/", "*/*"))
         failed: FetchFailed = self.failureResultOf(asked, FetchFailed).value
         return failed.message
 
