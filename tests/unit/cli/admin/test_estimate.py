@@ -72,7 +72,7 @@ class FakeClient(RegistryClient):
 
 
 class PathTests(SynchronousTestCase):
-    """What is asked for."""
+    """Tests of the path that is asked for."""
 
     def test_image_tag_and_the_image_that_the_client_has_are_in_the_path(self) -> None:
         """The path names the image and its tag, and the other image as it was given."""
@@ -91,7 +91,7 @@ class PathTests(SynchronousTestCase):
 
 
 class AnswerTests(SynchronousTestCase):
-    """What a registry may answer."""
+    """Tests of the answers of a registry."""
 
     def fetch(self, client: RegistryClient) -> Deferred[Mapping[str, Any]]:
         return Deferred.fromCoroutine(fetch_estimate(client, "/api/estimate/git", 5))
@@ -121,7 +121,7 @@ class AnswerTests(SynchronousTestCase):
 
 
 class TextTests(SynchronousTestCase):
-    """What people read."""
+    """Tests of the text for people."""
 
     def test_image_that_is_ready_has_its_layers_and_what_the_client_has(self) -> None:
         """An image that is ready is told with its digest, its bytes, and the shared ones."""
