@@ -43,12 +43,14 @@ class Page:
     :param registry: the registry whose page it is.
     :param path: its path; empty: that of a build.
     :param build: the image whose build is shown.
+    :param typed: what is typed into the box for packages.
     :param complete: selects what the page shows last.
     """
 
     registry: Callable[[], Daemon]
     path: str = ""
     build: str = ""
+    typed: str = ""
     complete: str = "main"
 
 
@@ -58,6 +60,9 @@ PAGES: Mapping[str, Page] = {
         registry=demo_registry,
         path="/?packages=shell+git+htop",
         complete="#price-lines:not([aria-busy]) p",
+    ),
+    "completion": Page(
+        registry=demo_registry, path="/?packages=shell", typed="gi", complete="#suggestions li"
     ),
     "box-not-found": Page(registry=demo_registry, path="/?packages=git+helo+shell"),
     "search": Page(registry=demo_registry, path="/search?q=git", complete="#packages"),
@@ -95,6 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
         for (name, page), width, dark in itertools.product(pages.items(), WIDTHS, (False, True)):
             browser.screen(Screen(width=width, height=HEIGHT, dark=dark, touch=width < HEIGHT))
             browser.open(f"http://{page.registry().address}{_path(page)}")
+            if page.typed:
+                browser.type("#packages", page.typed)
             browser.wait(page.complete)
             theme = "dark" if dark else "light"
             path = options.directory / f"{name}-{width}-{theme}.png"

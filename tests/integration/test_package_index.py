@@ -14,11 +14,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from nixery.builds.package_catalog import PackageCatalog
 from nixery.image.names import parse_image_name
 from nixery.nix import indexer as module
 from nixery.nix.package_index import IndexEntry, PackageIndex
 from nixery.nix.package_indexes import PackageIndexes
-from nixery.sources.source import PackageSet
+from nixery.sources.source import PackageSet, Revision
+from nixery.testing.fakes import FakeSources
 from tests.integration.nixenv import (
     make_nix,
     make_nix_context,
@@ -184,6 +186,32 @@ class PackageIndexTests(TestCase):
         find = getattr(problem, "find_candidates", None)
         assert find is not None
         self.assertEqual("plain", find(lambda: False)[0])
+
+    async def test_searches_read_the_list_before_until_nix_has_made_the_next(self) -> None:
+        """A new revision is searched in the list of the one before until Nix has listed it."""
+        first = self.stored_set()
+        await self.listed(first)
+        file = self.directory / "set" / "default.nix"
+        file.write_bytes(SET.replace(b"plain-1.2", b"plain-1.3"))
+        second = self.stored_set()
+        workers = make_nix_context(self.directory).workers
+        catalog = PackageCatalog(
+            sources=FakeSources.at_path(first.path),
+            indexes=self.indexes,
+            workers=workers,
+            system=SYSTEM,
+        )
+
+        async def found(package_set: PackageSet) -> tuple[str, Revision, Revision | None]:
+            catalog.sources = FakeSources.at_path(package_set.path)
+            result = await catalog.search("client", "plain", limit=1)
+            assert result.findings is not None
+            return result.findings.entries[0].version, result.revision, result.next_revision
+
+        self.assertEqual(("1.2", first.revision, None), await found(first))
+        self.assertEqual(("1.2", first.revision, second.revision), await found(second))
+        await self.listed(second)
+        self.assertEqual(("1.3", second.revision, None), await found(second))
 
     async def test_question_is_answered_between_slices(self) -> None:
         """A question that comes during a pass is answered before the pass goes on."""
