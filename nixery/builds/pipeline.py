@@ -40,7 +40,6 @@ from nixery.layers.grouping import plan_layers
 from nixery.layers.plan import LayerPlan
 from nixery.layers.rootfs import RootTree, plan_root
 from nixery.layers.tarball import STORE, Compression
-from nixery.limits.errors import ImageTooLarge
 from nixery.nix.errors import NixUnusable
 from nixery.nix.interface import Nix
 from nixery.nix.progress import Phase, Progress
@@ -248,7 +247,7 @@ class ImagePipeline:
                 if rooted is not None
                 else await self.nix.closure(evaluation.output_paths)
             )
-            self._check_size(graph)
+            self.limits.check_closure_size(graph.nar_size)
             await self._check_names(graph, evaluation)
             plan = await self.cpu.run(
                 plan_layers, graph, request.settings.popularity, request.settings.layers
@@ -311,16 +310,6 @@ class ImagePipeline:
         for group in plan:
             await self._packer.discard_layer(group.paths, reason)
         raise NixUnusable(reason=f"{reason} while they were packed: try again")
-
-    def _check_size(self, graph: RuntimeGraph) -> None:
-        limit = self.limits.max_closure_size
-        if limit is not None and (size := graph.nar_size) > limit:
-            raise ImageTooLarge(
-                what="MiB of unpacked files",
-                value=size >> 20,
-                limit=limit >> 20,
-                setting="max_closure_size",
-            )
 
     async def _check_names(self, graph: RuntimeGraph, evaluation: Evaluation) -> None:
         """

@@ -10,6 +10,7 @@ from nixery.layers import tarball
 from nixery.layers.plan import LayerSettings, Popularity
 from nixery.layers.rootfs import ROOT_VERSION
 from nixery.layers.tarball import Compression
+from nixery.limits.errors import ImageTooLarge
 
 __all__ = ["BuildLimits", "ImageSettings"]
 
@@ -35,6 +36,22 @@ class BuildLimits:
     deadline: float = 14400.0
     shutdown_timeout: float = 0.0
     max_closure_size: int | None = None
+
+    def check_closure_size(self, size: int) -> None:
+        """
+        Check the size of a closure.
+
+        :param size: of its store paths unpacked, in bytes.
+        :raises ImageTooLarge: it is larger than images may be.
+        """
+        limit = self.max_closure_size
+        if limit is not None and size > limit:
+            raise ImageTooLarge(
+                what="MiB of unpacked files",
+                value=size >> 20,
+                limit=limit >> 20,
+                setting="max_closure_size",
+            )
 
 
 @frozen(kw_only=True)

@@ -99,7 +99,8 @@ class StorePlan:
     :param download_size: bytes of these downloads, rounded by Nix; ``None``: unknown.
     :param unpacked_size: bytes that they have unpacked, likewise.
     :param built: derivations that are built, each after those that it needs.
-    :param unavailable: store paths that Nix can neither build nor download: a pull would fail.
+    :param unavailable: store paths that Nix can neither build nor download, and, if the registry
+        builds nothing, the derivations that would have to be built: a pull would fail.
     :param unreachable: URLs of binary caches that did not answer: what they have is in ``built``.
     """
 

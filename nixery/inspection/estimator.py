@@ -19,7 +19,7 @@ each belongs to its client, and ends when that leaves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from attrs import define, evolve, field, frozen
@@ -29,7 +29,7 @@ from twisted.logger import Logger
 from nixery.builds.builder import Builder
 from nixery.builds.candidates import CandidateSearch, visible_candidates
 from nixery.builds.image_maker import MISSING_PLATFORM
-from nixery.builds.planned_layers import PlannedLayer, plan_stored_layers
+from nixery.builds.planned_layers import plan_stored_layers
 from nixery.builds.request import ImageRequest
 from nixery.errors import NixeryError, UnexpectedOutput
 from nixery.image.closure import RuntimeGraph
@@ -42,13 +42,12 @@ from nixery.inspection.comparison import Comparison
 from nixery.inspection.errors import ImageNotPulled
 from nixery.inspection.estimate import (
     UNKNOWN_SIZE,
-    Accuracy,
     Estimate,
     Held,
     PlatformEstimate,
-    PullSize,
     StorePlan,
 )
+from nixery.inspection.pull_sizes import exact_size, least_size, planned_size, shared_size
 from nixery.limits.fair_queue import FairQueue
 from nixery.nix.dry_run import DryRun
 from nixery.nix.interface import RootedClosure
@@ -64,17 +63,6 @@ MAX_RUNNING = 2
 
 MAX_WAITING = 32
 """The estimates that may wait for their turn."""
-
-MIN_MEASURED_BYTES = 1 << 20
-"""The unpacked bytes of stored layers from which the compression of the others is estimated."""
-
-DEFAULT_RATIOS: Mapping[str, float] = {
-    "gzip": 0.42,
-    "zstd": 0.40,
-    "zstd-chunked": 0.42,
-    "none": 1.02,
-}
-"""Compressed size by unpacked size of the packages of nixpkgs, where nothing was measured."""
 
 
 class _Catalog(Protocol):
@@ -122,6 +110,8 @@ class Estimator:
     :param candidates: finds other names for those that do not exist.
     :param skips_missing_platforms: whether an index lacks the platforms that are missing; if not,
         there is no index without them.
+    :param substitute_only: whether the registry builds nothing: what would be built is not
+        available then.
     """
 
     sources: Sources
@@ -131,6 +121,7 @@ class Estimator:
     comparer: _Comparer
     candidates: CandidateSearch
     skips_missing_platforms: bool = True
+    substitute_only: bool = False
 
     _queue: FairQueue[str] = field(
         factory=lambda: FairQueue(
@@ -142,6 +133,10 @@ class Estimator:
         init=False,
     )
     _log = Logger()
+
+    @property
+    def _compression(self) -> str:
+        return self.builder.pipeline.compression.kind
 
     async def estimate(
         self,
@@ -164,6 +159,7 @@ class Estimator:
         :raises ImageNotPulled: this registry does not know the image that the client has.
         :raises UnknownRevision: the tag names no revision.
         :raises PackagesRefused: packages do not exist, or may not be used.
+        :raises ImageTooLarge: it would be larger than images may be.
         :raises QueueFull: too many estimates wait already.
         :raises NixeryError: any other failure of an evaluation, as of a pull.
         """
@@ -189,10 +185,6 @@ class Estimator:
         return Estimate(
             name=name, tag=tag, revision=revision.label, having=having, platforms=tuple(platforms)
         )
-
-    def stop(self) -> None:
-        """Reject all estimates that wait, and all that come later."""
-        self._queue.stop()
 
     async def _held(self, having: Held, system: str) -> _HeldLayers:
         name, reference = having.name, having.reference
@@ -251,16 +243,16 @@ class Estimator:
         _, *layers = manifest.blobs()
         has = frozenset[Digest]() if held is None else held.digests
         partial = None
-        if held is not None and self.builder.pipeline.compression.kind == "zstd-chunked":
+        if held is not None and self._compression == "zstd-chunked":
             partial = (await self.comparer.compare(held.manifest, manifest)).partial
         return evolve(
             estimate,
             ready=True,
             digest=manifest.digest,
-            pull=_exact([layer.size for layer in layers]),
+            pull=exact_size([layer.size for layer in layers]),
             shared=None
             if held is None
-            else _exact([layer.size for layer in layers if layer.digest in has]),
+            else exact_size([layer.size for layer in layers if layer.digest in has]),
             partial=partial,
         )
 
@@ -274,14 +266,15 @@ class Estimator:
         held: _HeldLayers | None,
     ) -> PlatformEstimate:
         async def valid(rooted: RootedClosure) -> PlatformEstimate:
+            self.builder.pipeline.limits.check_closure_size(rooted.graph.nar_size)
             layers = await plan_stored_layers(
                 self.builder.pipeline, request, evaluation, rooted.graph
             )
             return evolve(
                 estimate,
                 store=StorePlan(all_valid=True, valid_paths=len(rooted.graph)),
-                pull=_planned(layers, self._ratio(layers)),
-                shared=None if held is None else _shared(layers, held.digests),
+                pull=planned_size(layers, self._compression),
+                shared=None if held is None else shared_size(layers, held.digests),
             )
 
         found = await self._with_closure(evaluation.output_paths, valid)
@@ -324,13 +317,10 @@ class Estimator:
         # What builds need is downloaded too, and which of it will be in the image is not known
         # before they have ended.
         known_size = graph.nar_size + (0 if built else dry_run.unpacked_size)
+        self.builder.pipeline.limits.check_closure_size(known_size)
         pull = UNKNOWN_SIZE
         if known_size:
-            pull = PullSize(
-                layers=None,
-                size=round(known_size * self._ratio(())),
-                accuracy=Accuracy.LOWER_BOUND,
-            )
+            pull = least_size(known_size, self._compression)
         return evolve(
             estimate,
             store=StorePlan(
@@ -338,8 +328,11 @@ class Estimator:
                 fetched=dry_run.fetches,
                 download_size=dry_run.download_size,
                 unpacked_size=dry_run.unpacked_size,
-                built=dry_run.builds,
-                unavailable=dry_run.unavailable,
+                built=() if self.substitute_only else dry_run.builds,
+                unavailable=(
+                    *(dry_run.builds if self.substitute_only else ()),
+                    *dry_run.unavailable,
+                ),
                 unreachable=dry_run.unreachable,
             ),
             pull=pull,
@@ -364,32 +357,5 @@ class Estimator:
         finally:
             await nix.release(rooted.realisation)
 
-    def _ratio(self, layers: Sequence[PlannedLayer]) -> float:
-        """Return the compressed size of a byte, as the stored ones of some layers have it."""
-        stored = [(layer.record.size, layer.unpacked_size) for layer in layers if layer.record]
-        unpacked = sum(size for _, size in stored)
-        if unpacked >= MIN_MEASURED_BYTES:
-            return sum(size for size, _ in stored) / unpacked
-        return DEFAULT_RATIOS[self.builder.pipeline.compression.kind]
-
 
 _UNKNOWN_PLAN = StorePlan(known=False, download_size=None, unpacked_size=None)
-
-
-def _exact(sizes: Sequence[int]) -> PullSize:
-    return PullSize(layers=len(sizes), size=sum(sizes), accuracy=Accuracy.EXACT)
-
-
-def _planned(layers: Sequence[PlannedLayer], ratio: float) -> PullSize:
-    sizes = [
-        round(layer.unpacked_size * ratio) if layer.record is None else layer.record.size
-        for layer in layers
-    ]
-    complete = all(layer.record is not None for layer in layers)
-    return evolve(_exact(sizes), accuracy=Accuracy.EXACT if complete else Accuracy.ESTIMATE)
-
-
-def _shared(layers: Sequence[PlannedLayer], held: frozenset[Digest]) -> PullSize:
-    """A layer that is not stored is in no image that was pulled from here."""
-    records = [layer.record for layer in layers if layer.record is not None]
-    return _exact([record.size for record in records if record.digest in held])

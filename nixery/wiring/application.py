@@ -180,6 +180,7 @@ def make_application(
             comparer=inspection.comparer,
             candidates=candidates,
             skips_missing_platforms=config.sources.platforms_missing == "skip",
+            substitute_only=config.nix.substitute_only,
         ),
         visibility=access.visibility,
     )

@@ -9,6 +9,7 @@ from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 
 from nixery.builds.candidates import CandidateSearch
+from nixery.builds.settings import BuildLimits
 from nixery.errors import NixeryError, UnexpectedOutput
 from nixery.image.errors import PackagesRefused
 from nixery.image.names import Tag, parse_image_name
@@ -25,9 +26,10 @@ from nixery.inspection.estimate import (
     StorePlan,
     names_of,
 )
-from nixery.inspection.estimator import DEFAULT_RATIOS, MAX_RUNNING, MAX_WAITING, Estimator
+from nixery.inspection.estimator import MAX_RUNNING, MAX_WAITING, Estimator
 from nixery.inspection.image_comparer import ImageComparer
-from nixery.limits.errors import PackagesDenied, QueueFull
+from nixery.inspection.pull_sizes import DEFAULT_RATIOS
+from nixery.limits.errors import ImageTooLarge, PackagesDenied, QueueFull
 from nixery.limits.package_rules import PackageRules
 from nixery.nix.dry_run import DryRun
 from nixery.pulls.tag_records import SERVED, tag_record_key
@@ -227,6 +229,15 @@ class ValidTests(EstimatorCase):
         self.assertGreater(found.size, 1000 * DEFAULT_RATIOS["gzip"])
         self.assertNotEqual(before.size, found.size)
 
+    def test_valid_closure_that_is_too_large_is_refused(self) -> None:
+        """A closure over the limit is the error of a pull."""
+        self.forget_images()
+        self.limits = BuildLimits(max_closure_size=1000)
+        self.restart()
+        self.estimator = self.make_estimator()
+        self.failureResultOf(self.ask(), ImageTooLarge)
+        self.assertEqual([], self.dry_runner.asked)
+
     def test_stored_layers_of_the_client_s_image_are_shared(self) -> None:
         """The records of layers tell what the client has of an image that is to be built."""
         self.build("hello")
@@ -290,6 +301,25 @@ class UnbuiltTests(EstimatorCase):
         assert found.store is not None
         self.assertEqual(3, found.store.valid_paths)
         self.assertIs(Accuracy.LOWER_BOUND, found.pull.accuracy)
+
+    def test_builds_are_not_available_where_nothing_is_built(self) -> None:
+        """A registry that only downloads tells what no cache has as not available."""
+        self.estimator.substitute_only = True
+        self.dry_runner.answer = DryRun(builds=self.derivations("git"))
+        store = self.estimate().own.store
+        assert store is not None
+        self.assertEqual(((), ("git-1.0",)), (store.built, store.unavailable_names))
+
+    def test_image_that_would_be_too_large_is_refused_as_a_pull_is(self) -> None:
+        """An image over the limit is the error of a pull, valid or not."""
+        self.limits = BuildLimits(max_closure_size=1000)
+        self.restart()
+        self.estimator = self.make_estimator()
+        answer = DryRun(fetches=tuple(self.paths_of("git")), download_size=10, unpacked_size=2000)
+        self.dry_runner.answer = answer
+        self.failureResultOf(self.ask(), ImageTooLarge)
+        self.dry_runner.answer = evolve(answer, unpacked_size=900)
+        self.successResultOf(self.ask())
 
     def test_nothing_known_is_no_number(self) -> None:
         """If all is built, nothing is known of the image's size."""
