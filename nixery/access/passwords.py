@@ -115,7 +115,7 @@ def read_passwords(path: Path) -> Passwords:
             path=str(path), reason=f"it cannot be read: {error.strerror or error}"
         ) from error
     if len(data) > MAX_FILE_BYTES:
-        raise PasswordFileUnusable(path=str(path), reason="it is larger than 4 MiB")
+        raise PasswordFileUnusable(path=str(path), reason="it is larger than 4.19 MB")
     return parse_passwords(data, str(path))
 
 

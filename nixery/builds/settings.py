@@ -47,9 +47,10 @@ class BuildLimits:
         limit = self.max_closure_size
         if limit is not None and size > limit:
             raise ImageTooLarge(
-                what="MiB of unpacked files",
-                value=size >> 20,
-                limit=limit >> 20,
+                what="MB of unpacked files",
+                # Rounded so that the one is always above the other.
+                value=-(-size // 10**6),
+                limit=limit // 10**6,
                 setting="max_closure_size",
             )
 

@@ -77,17 +77,17 @@ _MALFORMED = _raw_response(
     b"400 Bad Request",
     "UNSUPPORTED",
     f"the request is not HTTP/1.1 as it should be, or has more than {MAX_HEADERS} headers or"
-    f" {MAX_HEADER_BYTES >> 10} KiB of them",
+    f" {MAX_HEADER_BYTES} bytes of them",
 )
-_LONG_URL = _raw_response(b"414 URI Too Long", "UNSUPPORTED", "the URL is longer than 16 KiB")
+_LONG_URL = _raw_response(b"414 URI Too Long", "UNSUPPORTED", "the URL is longer than 16384 bytes")
 _LONG_HEADER = _raw_response(
-    b"431 Request Header Fields Too Large", "UNSUPPORTED", "a header is longer than 16 KiB"
+    b"431 Request Header Fields Too Large", "UNSUPPORTED", "a header is longer than 16384 bytes"
 )
 # Clients of partial pulls ask for fewer ranges upon 400, and fail upon 431.
 _LONG_RANGE = _raw_response(
     b"400 Bad Request",
     "SIZE_INVALID",
-    "the Range header is longer than 32 KiB: ask for fewer ranges",
+    "the Range header is longer than 32768 bytes: ask for fewer ranges",
 )
 _LONG_BODY = _raw_response(
     b"413 Content Too Large",

@@ -34,7 +34,7 @@ MAX_FIELDS = 64
 _BAD_FORM = ErrorResponse(
     status=400,
     code="UNSUPPORTED",
-    message="send a form of at most 16 KiB, with the grant_type password or refresh_token",
+    message="send a form of at most 16384 bytes, with the grant_type password or refresh_token",
 )
 
 

@@ -16,8 +16,8 @@ from nixery.image.closure import StorePath
 from nixery.layers.compression import Compression
 from nixery.layers.contents_table import TablePlaces, find_tables, read_files
 from nixery.layers.partial_pull import PartialPull, PullCounter
-from nixery.layers.svg import format_bytes
 from nixery.layers.tarball import STORE, pack_store_paths
+from nixery.runtime.sizes import format_size
 
 __all__ = ["ChunkedLayer", "Download", "compute_download", "draw_downloads", "pack_chunked"]
 
@@ -144,5 +144,5 @@ def draw_downloads(image: str, downloads: Sequence[Download], *, chunked: bool) 
         }
         lines += ["", f"Download of {image} where {each.present} is present:"]
         for title, (size, detail) in rows.items():
-            lines.append(f"  {title:13}  {format_bytes(size):>8}  {detail}")
+            lines.append(f"  {title:13}  {format_size(size):>8}  {detail}")
     return "".join(f"{line}\n" for line in lines)

@@ -20,8 +20,9 @@ from attrs import evolve, field, frozen
 
 from nixery.layers.plan import LayerGroup
 from nixery.layers.treemap import Box, squarify
+from nixery.runtime.sizes import format_size
 
-__all__ = ["DrawnLayer", "draw_svg", "draw_text", "format_bytes", "xml_text"]
+__all__ = ["DrawnLayer", "draw_svg", "draw_text", "xml_text"]
 
 WIDTH = 960
 HEIGHT = 540
@@ -174,7 +175,7 @@ def draw_text(
         bar_length = round(_BAR * layer.size / largest) if largest else 0
         bar = ("#" if layer.shared_with else "-") * bar_length
         lines.append(
-            f"{number:4}{format_bytes(layer.size):>10}{format_bytes(layer.nar_size):>10}"
+            f"{number:4}{format_size(layer.size):>10}{format_size(layer.nar_size):>10}"
             f"  {bar:{_BAR}}  {layer.caption}"
         )
         details = [f"{layer.reason}; {layer.sharing}"]
@@ -200,14 +201,14 @@ def _rectangle(
     if anchor is None:
         yield f'<g class="{kind}">'
     else:
-        label = f"Layer {number}: {layer.caption}, {format_bytes(layer.size)}, {layer.sharing}"
+        label = f"Layer {number}: {layer.caption}, {format_size(layer.size)}, {layer.sharing}"
         yield (
             f'<a href="#{xml_text(anchor)}{number}" class="{kind}" aria-label="{xml_text(label)}">'
         )
     tooltip = [
         f"Layer {number}: {layer.caption}",
-        format_bytes(layer.size)
-        + (f", {format_bytes(layer.nar_size)} unpacked" if layer.nar_size else ""),
+        format_size(layer.size)
+        + (f", {format_size(layer.nar_size)} unpacked" if layer.nar_size else ""),
         f"{layer.reason}; {layer.sharing}",
         *layer.paths[:_TITLE_PATHS],
     ]
@@ -217,7 +218,7 @@ def _rectangle(
     yield (
         f'<rect x="{box.x:.2f}" y="{box.y:.2f}" width="{box.width:.2f}" height="{box.height:.2f}"/>'
     )
-    lines = [f"{number}. {layer.caption}", format_bytes(layer.size), layer.reason]
+    lines = [f"{number}. {layer.caption}", format_size(layer.size), layer.reason]
     max_lines = int((box.height - 2 * _MARGIN) / _LINE)
     for line_number, line in enumerate(lines[: max(0, max_lines)]):
         text = _shorten(line, box.width - 2 * _MARGIN)
@@ -245,22 +246,11 @@ def _summary(layers: Sequence[DrawnLayer]) -> str:
     shared = [layer for layer in layers if layer.shared_with]
     return (
         f"{len(layers)} {'layer' if len(layers) == 1 else 'layers'},"
-        f" {format_bytes(sum(layer.size for layer in layers))} to download,"
-        f" {format_bytes(sum(layer.nar_size for layer in layers))} unpacked;"
-        f" {format_bytes(sum(layer.size for layer in shared))} in {len(shared)} of them"
+        f" {format_size(sum(layer.size for layer in layers))} to download,"
+        f" {format_size(sum(layer.nar_size for layer in layers))} unpacked;"
+        f" {format_size(sum(layer.size for layer in shared))} in {len(shared)} of them"
         " also in other images"
     )
-
-
-def format_bytes(count: int) -> str:
-    """Format a size in decimal units, as registries and engines do."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        # A number that would be rounded to four digits is shown in the next unit.
-        if size < 999.5:
-            return f"{count} B" if unit == "B" else f"{size:.{1 if size < 99.95 else 0}f} {unit}"
-        size /= 1000
-    return f"{size:.{1 if size < 99.95 else 0}f} GB"
 
 
 def _join_some(names: Sequence[str], limit: int | None) -> str:

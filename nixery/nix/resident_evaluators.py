@@ -33,6 +33,7 @@ from nixery.nix.repl_starter import START_DELAY_SECONDS, ReplStarter
 from nixery.nix.resident_evaluator import EvaluatorBusy, EvaluatorLost, ResidentEvaluator
 from nixery.nix.resolve_arguments import Fetches, Lookup
 from nixery.nix.suspects import Suspects
+from nixery.runtime.sizes import format_size
 from nixery.sources.source import PackageSet
 
 __all__ = ["Reply", "ResidentEvaluators"]
@@ -226,7 +227,7 @@ class ResidentEvaluators:
         """Return why an evaluator has to be replaced; empty if it need not be."""
         memory = evaluator.process.memory
         if memory > self._context.settings.max_eval_memory * MAX_MEMORY_SHARE:
-            return f"it uses {memory // 1024**2} MiB of memory"
+            return f"it uses {format_size(memory)} of memory"
         if evaluator.answers >= MAX_ANSWERS:
             return f"it has given {evaluator.answers} answers"
         age = self._context.clock.seconds() - evaluator.started

@@ -65,9 +65,20 @@ def parse_free_space_limit(text: str) -> FreeSpaceLimit:
     return FreeSpaceLimit(amount=amount, percent=True)
 
 
-def format_size(size: int) -> str:
-    """Format a size for people: ``1.4 GiB``."""
-    for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} B"
+def format_size(size: float) -> str:
+    """
+    Format a number of bytes for people, in decimal units with three digits: ``1.23 MB``.
+
+    Everything that people read uses these units, as registries and engines do; only the values
+    of settings may be given in others (:func:`parse_size`).
+    """
+    units = ["B", "kB", "MB", "GB", "TB", "PB"]
+    value = float(size)
+    # A number that would be rounded to four digits is shown in the next unit.
+    while value >= 999.5 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    if units[0] == "B":
+        return f"{value:.0f} B"
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {units[0]}"

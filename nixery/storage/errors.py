@@ -7,6 +7,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from nixery.errors import NixeryError, StorageError
+from nixery.runtime.sizes import format_size
 
 __all__ = [
     "BlobUnknown",
@@ -90,10 +91,10 @@ class DiskSpaceLow(StorageFull):
     @property
     def message(self) -> str:
         return (
-            f"nothing is built while the disk of {self.path} is nearly full: {self.free >> 20} MiB"
-            f" are free, and min_free_space asks for {self.needed >> 20} MiB. Images that are"
-            " stored are still served. Free some space, or let nixery-admin gc --max-storage-size"
-            " remove old images"
+            f"nothing is built while the disk of {self.path} is nearly full:"
+            f" {format_size(self.free)} are free, and min_free_space asks for"
+            f" {format_size(self.needed)}. Images that are stored are still"
+            " served. Free some space, or let nixery-admin gc --max-storage-size remove old images"
         )
 
 

@@ -89,7 +89,7 @@ def _made(options: Options, key: SigningKey) -> list[Figure]:
             unit="ms",
             at_most=MAX_MILLISECONDS,
         ),
-        Figure(name="stored", value=sum(map(len, blobs)) / 2**20, unit="MiB"),
+        Figure(name="stored", value=sum(map(len, blobs)) / 1e6, unit="MB"),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,62 @@ class DocstringTests(SynchronousTestCase):
             for match in _QUESTION.finditer(path.read_text("utf-8"))
         ]
         self.assertEqual([], found)
+
+
+SPELLED_LIKE_SETTINGS = (
+    "nixery/config/",
+    "nixery/cli/admin/parser.py",
+    "nixery/cli/admin/arguments.py",
+    "nixery/nix/error_parsing.py",
+    "nixery/runtime/sizes.py",
+    "nixery/tap.py",
+)
+"""The modules that parse or show values of settings, which may be given in powers of 1024."""
+
+_BINARY_UNIT = re.compile(r"\b[KMGT]iB\b|\b[0-9.]+ ?KB\b")
+
+_CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
+
+
+def prose() -> Iterator[tuple[str, str]]:
+    """The texts that users read, without code and the values of settings, and their files."""
+    for name, text in texts():
+        if name.endswith(".md"):
+            yield name, _CODE.sub("", text)
+        elif name.endswith((".html", ".js")):
+            yield name, text
+        elif name.endswith(".py") and not name.startswith(SPELLED_LIKE_SETTINGS):
+            tree = ast.parse(text)
+            docs = {
+                id(each.value)
+                for node in ast.walk(tree)
+                if isinstance(
+                    node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+                )
+                for each in node.body
+                if isinstance(each, ast.Expr)
+            }
+            for node in ast.walk(tree):
+                if (
+                    isinstance(node, ast.Constant)
+                    and isinstance(node.value, str)
+                    and id(node) not in docs
+                ):
+                    yield name, node.value
+
+
+class UnitTests(SynchronousTestCase):
+    """The units of sizes."""
+
+    def test_sizes_are_in_powers_of_1000(self) -> None:
+        """Pages, messages and documentation give sizes in kB, MB and GB, never in MiB."""
+        found = [
+            f"{name}: {match[0]}" for name, text in prose() for match in _BINARY_UNIT.finditer(text)
+        ]
+        self.assertEqual([], found)
+        self.assertEqual(
+            ["MiB", "16 KB"], _BINARY_UNIT.findall("a MiB, kB, MB, GB, and 16 KB of it")
+        )
 
 
 class GlossaryTests(SynchronousTestCase):

@@ -23,13 +23,12 @@ function filled(build) {
     }, "image"));
   }
   name.append(" ", ...notes(build));
-  const begun = build.begun.slice(5, 19).replace("T", " ");
   const row = element("tr", { "data-build": build.id, "data-state": build.state },
     element("td", {}, element("span", { class: "badge", "data-state": build.state }, build.state)),
     name,
     element("td", { class: "quiet roomy" }, running ? build.doing : build.problem?.title ?? build.system),
     element("td", { class: "number" }, duration(build.elapsed)),
-    element("td", { class: "quiet roomy" }, element("time", { datetime: build.begun }, `${begun} UTC`)));
+    element("td", { class: "quiet roomy" }, element("time", { datetime: build.begun })));
   relative(row.querySelector("time"));
   if (running) row.seen = { elapsed: build.elapsed, at: performance.now() };
   return row;

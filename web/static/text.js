@@ -65,16 +65,17 @@ export function stopwatch(seconds) {
   return minutes < 60 ? `${minutes}:${rest}` : `${Math.floor(minutes / 60)}:${pad(minutes % 60)}:${rest}`;
 }
 
-const SPANS = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60]];
+const SPANS = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 
 // How long ago a time was; the exact one is in the element's title.
 export function relative(time) {
   const seconds = Math.round((Date.now() - Date.parse(time.dateTime)) / 1000);
   if (!Number.isFinite(seconds)) return;
-  time.title ||= time.textContent.includes("UTC") ? time.textContent : `${time.textContent} UTC`;
+  time.title ||= `${new Date(time.dateTime).toISOString().slice(0, 19).replace("T", " ")} UTC`;
   const [unit, length] = SPANS.find(([, each]) => Math.abs(seconds) >= each) ?? ["second", 1];
-  const format = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
-  time.textContent = Math.abs(seconds) < 10 ? "just now" : format.format(-Math.trunc(seconds / length), unit);
+  const count = Math.trunc(Math.abs(seconds) / length);
+  const text = `${count} ${unit}${count === 1 ? "" : "s"}`;
+  time.textContent = Math.abs(seconds) < 10 ? "just now" : seconds > 0 ? `${text} ago` : `in ${text}`;
 }
 
 // What else there is to say of a build: other names of its image, and who waits for it.

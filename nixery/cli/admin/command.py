@@ -48,6 +48,7 @@ from nixery.image.names import (
 )
 from nixery.pulls.tag_records import tag_record_key, tag_record_prefix
 from nixery.runtime.reactor_time import run_reactor_and_return
+from nixery.runtime.sizes import format_size
 from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, scan
 from nixery.storage.filesystem.gc_policy import GRACE_SECONDS, Policy
 from nixery.storage.filesystem.scan import TIMESTAMP_RESOLUTION_SECONDS, Inventory, StoredImage
@@ -130,7 +131,6 @@ def _verify(config: Config, options: argparse.Namespace) -> int:
         total=inventory.total,
         unit="B",
         unit_scale=True,
-        unit_divisor=1024,
         leave=False,
         disable=not sys.stderr.isatty(),
     ) as bar:
@@ -147,7 +147,7 @@ def _verify(config: Config, options: argparse.Namespace) -> int:
             keys=_keys(config).verifying if config.signing.signing_key is not None else (),
         )
     lines = [f"{each.kind}: {each.what}: {each.detail}" for each in verification.findings]
-    summary = f"{verification.blobs} blobs, {verification.size / 2**20:.1f} MiB: "
+    summary = f"{verification.blobs} blobs, {format_size(verification.size)}: "
     summary += (
         f"{len(verification.findings)} things are wrong" if verification.findings else "all is well"
     )

@@ -1,5 +1,6 @@
 """
-Format values for pages: untrusted text, sizes, and times.
+Format values for pages: untrusted text and times. Sizes are formatted as everywhere else
+(:func:`nixery.runtime.sizes.format_size`).
 
 The scripts of the pages use the same formats (``web/static/text.js``): a value that is
 updated on an open page must not change its format.
@@ -12,6 +13,8 @@ import unicodedata
 from datetime import UTC, datetime
 from urllib.parse import quote
 
+from markupsafe import Markup
+
 from nixery.runtime.clocks import WallTime
 
 __all__ = [
@@ -20,10 +23,21 @@ __all__ = [
     "replace_term",
     "full_time",
     "escape_invisible",
-    "size",
     "stopwatch",
     "iso_time",
+    "relative_time",
+    "time_element",
 ]
+
+_SPANS = (
+    ("year", 365 * 86400),
+    ("month", 30 * 86400),
+    ("day", 86400),
+    ("hour", 3600),
+    ("minute", 60),
+    ("second", 1),
+)
+"""The units of relative times, in seconds, the longest first."""
 
 
 def escape_invisible(text: object) -> str:
@@ -51,19 +65,6 @@ def replace_term(typed: str, name: str, other: str) -> str:
     """Return the typed text as a query, with ``name`` replaced by ``other``."""
     words = re.split(r"[\s,;/]+", typed.strip())
     return "+".join(quote(other if word == name else word, safe="") for word in words)
-
-
-def size(count: float) -> str:
-    """Format a number of bytes in decimal units with three digits: ``1.23 MB``."""
-    units = ["B", "kB", "MB", "GB", "TB", "PB"]
-    value = float(count)
-    while value >= 999.5 and len(units) > 1:
-        value /= 1000
-        units.pop(0)
-    if units[0] == "B":
-        return f"{value:.0f} B"
-    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:.{digits}f} {units[0]}"
 
 
 def duration(seconds: float) -> str:
@@ -100,3 +101,24 @@ def full_time(time: WallTime) -> str:
 def short_time(time: WallTime) -> str:
     """Format a time in UTC without its year: ``11-23 21:05:07``."""
     return datetime.fromtimestamp(time, UTC).strftime("%m-%d %H:%M:%S")
+
+
+def relative_time(time: WallTime, now: WallTime) -> str:
+    """Format a time for a person by its distance: ``3 hours ago``, ``in 1 minute``."""
+    seconds = round(now - time)
+    if abs(seconds) < 10:
+        return "just now"
+    unit, length = next(each for each in _SPANS if abs(seconds) >= each[1])
+    count = abs(seconds) // length
+    text = f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+    return f"{text} ago" if seconds > 0 else f"in {text}"
+
+
+def time_element(time: WallTime, now: WallTime) -> Markup:
+    """
+    Format a time as an element of HTML: a relative one, with the exact one as its title. A
+    script keeps it up to date.
+    """
+    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
+        iso_time(time), full_time(time), relative_time(time, now)
+    )

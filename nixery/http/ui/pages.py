@@ -38,10 +38,12 @@ from nixery.http.ui.formatting import (
     iso_time,
     replace_term,
     short_time,
-    size,
     stopwatch,
+    time_element,
 )
 from nixery.http.ui.image_link import ImageLink
+from nixery.runtime.clocks import SystemWallClock
+from nixery.runtime.sizes import format_size
 from nixery.runtime.workers import Workers
 from nixery.version import VERSION
 
@@ -128,13 +130,14 @@ class Pages:
             "version": VERSION,
         }
         environment.filters |= {
+            "ago": lambda time: time_element(time, SystemWallClock().now()),
             "clock": short_time,
             "duration": duration,
             "stopwatch": stopwatch,
             "exchanged": replace_term,
             "moment": full_time,
             "shown": escape_invisible,
-            "size": size,
+            "size": format_size,
             "when": iso_time,
         }
         # Compiled at start, and not during a request.

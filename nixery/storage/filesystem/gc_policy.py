@@ -13,6 +13,7 @@ from attrs import define, field, frozen
 
 from nixery.image.names import Digest
 from nixery.runtime.clocks import WallTime
+from nixery.runtime.sizes import format_size
 from nixery.storage.filesystem.last_used import RESOLUTION_SECONDS
 from nixery.storage.filesystem.scan import Inventory, StoredImage
 
@@ -77,12 +78,12 @@ class CollectionResult:
         """Describe the result in one sentence, for the log and for people."""
         verb = "would remove" if self.dry_run else "removed"
         text = (
-            f"{verb} {self.images} images and {self.blobs} blobs, {self.freed / 2**20:.1f} MiB;"
-            f" {self.total / 2**20:.1f} MiB stay"
+            f"{verb} {self.images} images and {self.blobs} blobs, {format_size(self.freed)};"
+            f" {format_size(self.total)} stay"
         )
         if self.over:
             text += (
-                f", {self.over / 2**20:.1f} MiB more than max_storage_size: all of it was used"
+                f", {format_size(self.over)} more than max_storage_size: all of it was used"
                 " within the grace period"
             )
         return text

@@ -151,7 +151,7 @@ git: 3 layers, 36.0 MB to download, 78.0 MB unpacked; 12.0 MB in 1 of them also 
    2   24.0 MB   48.0 MB  ------------------------  git-2.47 + 2
                           git-2.47 with what few have without it; in no other image
                           git-2.47, perl-Error-0.17, perl-TermReadKey-2.38
-   3     900 B    1.5 kB                            links at the root
+   3     900 B   1.50 kB                            links at the root
                           made for this image; in no other image
 """,
         )

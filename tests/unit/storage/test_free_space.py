@@ -70,7 +70,7 @@ class GuardTests(SynchronousTestCase):
         self.assertTrue(self.refused())
         (fault,) = self.guard.faults()
         self.assertIn("min_free_space", fault)
-        self.assertIn("1024 MiB", fault)
+        self.assertIn("1.07 GB are free", fault)
         self.free = GIB
         self.clock.advance(2)
         self.assertFalse(self.refused())
@@ -142,7 +142,20 @@ class SizeTests(SynchronousTestCase):
     """Amounts as people write them."""
 
     @settings(max_examples=100)
-    @given(st.integers(0, 2**50))
+    @given(st.integers(0, 999 * 10**12))
     def test_formatted_size_can_be_parsed(self, size: int) -> None:
         """A formatted size can be parsed, and is right within the digits that are shown."""
-        self.assertLessEqual(abs(size - parse_size(format_size(size))), max(1, size / 18))
+        self.assertLessEqual(abs(size - parse_size(format_size(size))), max(1, size / 199))
+
+    def test_three_digits_whatever_the_unit(self) -> None:
+        """Sizes have three digits, whatever the unit, and units are powers of 1000."""
+        for count, text in (
+            (0, "0 B"),
+            (999, "999 B"),
+            (999_500, "1.00 MB"),
+            (12_345, "12.3 kB"),
+            (123_456_789, "123 MB"),
+            (9_996, "10.0 kB"),
+            (2**40, "1.10 TB"),
+        ):
+            self.assertEqual(text, format_size(count))

@@ -16,7 +16,6 @@ from nixery.errors import NixeryError
 from nixery.http.hosts import HostRules
 from nixery.http.routes import UIHandlers
 from nixery.http.ui.build_button import BuildButton
-from nixery.http.ui.formatting import size
 from nixery.http.ui.image_pages import ImagePages
 from nixery.http.ui.image_preview import RESPONSE_SECONDS, ImagePreview
 from nixery.http.ui.image_reference import ImageReferences
@@ -294,9 +293,9 @@ class PriceTests(PreviewCase):
         text = self.price("/images/git:latest")
         for words in (
             "State to be built",
-            f"From binary caches {size(3_000_000)} in 2 store paths, {size(9_000_000)} unpacked",
+            "From binary caches 3.00 MB in 2 store paths, 9.00 MB unpacked",
             "Built here 1 derivation: hello-2.12",
-            f"To pull at least {size(4_000_000)}",
+            "To pull at least 4.00 MB",
         ):
             self.assertIn(words, text)
         self.assertEqual([("192.0.2.1", "git:latest", None)], self.estimator.asked)
@@ -317,9 +316,8 @@ class PriceTests(PreviewCase):
         self.estimator.asked.clear()
         text = self.price("/images/git:latest?with=reg.example:8080/shell")
         self.assertIn("State ready", text)
-        self.assertIn(f"To pull {size(5_000_000)} in 3 layers", text)
-        new = size(2_000_000)
-        self.assertIn(f"In shell:latest {size(3_000_000)} in 2 layers; {new} to download", text)
+        self.assertIn("To pull 5.00 MB in 3 layers", text)
+        self.assertIn("In shell:latest 3.00 MB in 2 layers; 2.00 MB to download", text)
         [(_, _, having)] = self.estimator.asked
         assert having is not None
         self.assertEqual("shell:latest", having.label)
