@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
-import networkx as nx
 from attrs import frozen
 
 from nixery.inspection.report import ImageReport
@@ -22,6 +21,9 @@ __all__ = ["RetainedPath", "find_dominators", "retained_tree"]
 
 MAX_TREE_PATHS = 200
 """The number of paths in a tree: those that retain most."""
+
+MAX_DEPTH = 12
+"""The most levels of a tree; browsers flatten elements that lie too deep, and phones are narrow."""
 
 _IMAGE = -1
 
@@ -49,6 +51,9 @@ class RetainedPath:
 
 def find_dominators(report: ImageReport) -> tuple[int, ...]:
     """Return the immediate dominator of each path; -1 if only the image as a whole needs it."""
+    # Imported late: it is a fifth of the daemon's import time, and not needed at startup.
+    import networkx as nx  # noqa: PLC0415
+
     references: nx.DiGraph[int] = nx.DiGraph()
     references.add_node(_IMAGE)
     referred = {number for path in report.paths for number in path.references}
@@ -106,12 +111,13 @@ def retained_tree(report: ImageReport, dominators: Sequence[int]) -> RetainedPat
 def _largest(children: dict[int, list[int]], sizes: Sequence[int]) -> set[int]:
     """Return the paths that retain most; the dominator of each is among them."""
     # A path retains no more than its dominator, so that it comes behind it.
-    waiting = [(-sizes[number], number) for number in children.get(_IMAGE, ())]
+    waiting = [(-sizes[number], 1, number) for number in children.get(_IMAGE, ())]
     heapify(waiting)
     shown: set[int] = set()
     while waiting and len(shown) < MAX_TREE_PATHS:
-        _, number = heappop(waiting)
+        _, depth, number = heappop(waiting)
         shown.add(number)
-        for each in children.get(number, ()):
-            heappush(waiting, (-sizes[each], each))
+        if depth < MAX_DEPTH:
+            for each in children.get(number, ()):
+                heappush(waiting, (-sizes[each], depth + 1, each))
     return shown

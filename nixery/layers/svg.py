@@ -247,9 +247,12 @@ def _summary(layers: Sequence[DrawnLayer]) -> str:
     return (
         f"{len(layers)} {'layer' if len(layers) == 1 else 'layers'},"
         f" {format_size(sum(layer.size for layer in layers))} to download,"
-        f" {format_size(sum(layer.nar_size for layer in layers))} unpacked;"
-        f" {format_size(sum(layer.size for layer in shared))} in {len(shared)} of them"
+        f" {format_size(sum(layer.nar_size for layer in layers))} unpacked"
+    ) + (
+        f"; {format_size(sum(layer.size for layer in shared))} in {len(shared)} of them"
         " also in other images"
+        if shared
+        else ""
     )
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from hypothesis import given, settings
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.inspection import retained_sizes
 from nixery.inspection.report import ImageReport
-from nixery.inspection.retained_sizes import RetainedPath, find_dominators, retained_tree
-from tests.support.inspection import reports
+from nixery.inspection.retained_sizes import (
+    MAX_DEPTH,
+    RetainedPath,
+    find_dominators,
+    retained_tree,
+)
+from tests.support.inspection import report_of, reports
 
 
 def reachable(report: ImageReport, without: int) -> set[int]:
@@ -88,6 +94,17 @@ class RetainedSizeTests(SynchronousTestCase):
             if node.number not in shown and dominators[node.number] in {*shown, -1}
         }
         self.assertTrue(all(size <= smallest for size in sizes.values()))
+
+    def test_long_chain_ends_at_a_level_and_the_rest_is_summed_up(self) -> None:
+        """A chain of references is cut where a page would be too deep, and the rest summed up."""
+        names = [f"p{number:03}" for number in range(150)]
+        report = report_of(
+            dict.fromkeys(names, 5), {user: [used] for user, used in pairwise(names)}
+        )
+        nodes = list(walk(retained_tree(report, find_dominators(report))))
+        self.assertEqual(MAX_DEPTH + 1, len(nodes))
+        left = 150 - MAX_DEPTH
+        self.assertEqual((left, 5 * left), (nodes[-1].omitted, nodes[-1].omitted_size))
 
     def whole_tree(self, report: ImageReport) -> RetainedPath:
         self.patch(retained_sizes, "MAX_TREE_PATHS", 10_000)

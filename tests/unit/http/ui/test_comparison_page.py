@@ -210,7 +210,15 @@ class ComparisonPageTests(SynchronousTestCase):
             for tag, each in Tags(self.image_page()).found
             if tag == "a" and "compare?" in (each.get("href") or "")
         ]
-        self.assertEqual([f"{PAGE}?with=shell/git%3Av1", f"{PAGE}?with=z%3Alatest"], links)
+        self.assertEqual(
+            # The other tag is linked on the first screen, too.
+            [
+                f"{PAGE}?with=shell/git%3Av1",
+                f"{PAGE}?with=shell/git%3Av1",
+                f"{PAGE}?with=z%3Alatest",
+            ],
+            links,
+        )
 
     def test_name_may_be_pasted_with_the_registry(self) -> None:
         """The registry's address before a name is understood, and latest is the default tag."""

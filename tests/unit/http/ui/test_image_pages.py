@@ -314,7 +314,8 @@ class ImageTests(PagesCase):
             "4 in <code>/bin</code>",
             "<code>git</code>",
             '<a href="/images/shell/git:stable">stable</a>',
-            '<time datetime="2023-11-14T22:13:20+00:00">2023-11-14 22:13:20 UTC</time>',
+            '<time datetime="2023-11-14T22:13:20+00:00" title="2023-11-14 22:13:20 UTC">',
+            'compare?with=shell/git%3Astable" aria-label="Compare with stable">',
         ):
             self.assertIn(words, page)
         self.assertNotIn("<script>alert", page)
@@ -323,6 +324,29 @@ class ImageTests(PagesCase):
         self.assertEqual("root", value["container"]["user"])
         self.assertEqual(["shell/git:stable"], value["other_tags"])
         self.assertIsNone(value["build"])
+
+    def test_tree_comes_before_a_graph_that_is_too_large_to_be_read(self) -> None:
+        """The tree comes after the graph, and before one that is too large to be read."""
+        names = [f"p{number:03}" for number in range(201)]
+        for count, tree_first in ((200, False), (201, True)):
+            report = report_of(dict.fromkeys(names[:count], 5), {})
+            self.add("wide", evolve(report, digest=digest(str(count))))
+            page = self.page("/images/wide:latest")
+            self.assertEqual(tree_first, page.index('id="tree"') < page.index('id="graph"'))
+        # The tree is bounded, and the others are listed elsewhere.
+        self.assertIn('<a href="/images/wide:latest/paths">1 smaller path</a>', page)
+
+    def test_columns_without_values_are_left_out(self) -> None:
+        """A column of the packages is left out if no package has a value for it."""
+        heads = 'scope="col">Version</th>', 'scope="col">Description</th>'
+        bare = evolve(self.report.packages[0], attribute="bare", version="", description="")
+        full = evolve(bare, version="1.0", description="It is described.")
+        for packages, shown in (((bare,), False), ((bare, full), True)):
+            report = evolve(self.report, digest=digest(str(shown)), packages=packages)
+            self.add("git", report)
+            page = self.page("/images/git:latest")
+            for head in heads:
+                self.assertEqual(shown, head in page)
 
     def test_image_of_an_older_version_tells_nothing_of_programs(self) -> None:
         """Nothing is said of programs and settings that are not known."""
