@@ -7,6 +7,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from nixery.errors import NixeryError
+from nixery.image.closure import package_label
 from nixery.process.errors import CommandOutput
 
 __all__ = [
@@ -115,7 +116,7 @@ class BuildFailed(NixeryError):
 
     @property
     def message(self) -> str:
-        what = self.derivation or "a derivation"
+        what = _with_package(self.derivation) if self.derivation else "a derivation"
         reason = f": {self.reason}" if self.reason else ""
         tail = "\n".join(("The last lines of its log:", *self.log)) if self.log else ""
         # Tools match the words "failed to build".
@@ -166,7 +167,7 @@ class BuildTimedOut(NixeryError):
 
     @property
     def message(self) -> str:
-        what = self.derivation or "a build"
+        what = _with_package(self.derivation) if self.derivation else "a build"
         how = "printed nothing for" if self.silent else "took longer than"
         tail = "\n".join(self.log)
         said = f" The last lines of its log:\n{tail}" if tail else ""
@@ -229,3 +230,8 @@ class WrongSystem(NixeryError):
             f" {self.available} only: name a remote builder in Nix's `builders` setting, or"
             " register an emulator (binfmt) and list the system in `extra-platforms`"
         )
+
+
+def _with_package(derivation: str) -> str:
+    """Put the name and the version of a package before the store path of its derivation."""
+    return f"{package_label(derivation)}: {derivation}"

@@ -90,7 +90,7 @@ class BuildFailureTests(SynchronousTestCase):
             assert isinstance(error, BuildFailed)
             self.assertEqual((error.derivation, error.log), (A, ("one", "two")), text)
             self.assertIn(text.split("\n")[0], error.output.stderr)
-            self.assertIn("failed to build: ", error.message)
+            self.assertTrue(error.message.startswith(f"a 1: {A} failed to build: "), error.message)
             self.assertIn("last lines of its log:\none\ntwo", error.message)
             self.assertNotIn("Reason", error.message)
 
