@@ -91,7 +91,8 @@ class StorePlan:
     """
     The work of the registry's Nix before an image can be packed.
 
-    :param known: false if Nix's answer was not understood or came too late: all else is empty.
+    :param known: false if Nix's answer was not understood or came too late, or if Nix gave up since
+        the caches in ``unreachable`` did not answer: all else is empty.
     :param all_valid: true if the whole closure is in the Nix store: nothing is downloaded or built.
     :param valid_paths: store paths of the closure that are in the store.  If not all are, it counts
         those that the outputs need that are valid; there may be more.

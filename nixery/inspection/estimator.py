@@ -289,6 +289,8 @@ class Estimator:
                 error=error,
             )
             return evolve(estimate, store=_UNKNOWN_PLAN)
+        if not dry_run.known:
+            return evolve(estimate, store=evolve(_UNKNOWN_PLAN, unreachable=dry_run.unreachable))
         derivations = {package.derivation for package in evaluation.packages}
         if derivations & set(dry_run.unavailable):
             # A garbage collection has taken them; a pull evaluates again.

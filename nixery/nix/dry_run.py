@@ -45,7 +45,9 @@ _UNAVAILABLE = re.compile(
     r"don't know how to build these paths( \(may be caused by read-only store access\))?:"
 )
 _UNREACHABLE = re.compile(
-    r"warning: (?!error:)unable to download '(?P<url>[a-z+]+://[^'/]*)[^']*'(?!.*; retrying in )"
+    r"(?:(?:warning: |error: )+unable to download|disabling binary cache)"
+    # Not yet the last attempt.
+    r" '(?P<url>[a-z+]+://[^'/]*)[^']*'(?!.*; retrying in )"
 )
 
 
@@ -54,6 +56,7 @@ class DryRun:
     """
     The work by which outputs would become valid.
 
+    :param known: false if Nix gave up because of the caches in ``unreachable``: all else is empty.
     :param builds: the derivations that would be built, each after those that it needs.
     :param fetches: the store paths that would be downloaded: those of the outputs, and those that
         the builds need.
@@ -64,6 +67,7 @@ class DryRun:
         ``builds``.
     """
 
+    known: bool = True
     builds: tuple[str, ...] = ()
     fetches: tuple[str, ...] = ()
     download_size: int = 0
@@ -112,6 +116,8 @@ class DryRunner:
             fault = nix_at_fault(error)
             if fault is not None:
                 raise fault from error
+            if unreachable := _unreachable(lines):
+                return DryRun(known=False, unreachable=unreachable)
             raise UnexpectedOutput(what="a dry run", excerpt=error.output.stderr[-200:]) from error
         return parse_dry_run(lines)
 
@@ -125,7 +131,6 @@ def parse_dry_run(lines: Sequence[str]) -> DryRun:
     builds: list[str] = []
     fetches: list[str] = []
     unavailable: list[str] = []
-    unreachable: list[str] = []
     download = unpacked = 0
     section: list[str] | None = None
     for line in lines:
@@ -140,10 +145,7 @@ def parse_dry_run(lines: Sequence[str]) -> DryRun:
             unpacked += _size(found["unpacked"])
         elif _UNAVAILABLE.fullmatch(line):
             section = unavailable
-        elif line.startswith("warning: "):
-            if (warning := _UNREACHABLE.match(line)) is not None:
-                unreachable.append(warning["url"])
-        elif line.strip():
+        elif line.strip() and not line.startswith("warning: ") and not _UNREACHABLE.match(line):
             raise UnexpectedOutput(what="a line of a dry run", excerpt=line)
     return DryRun(
         builds=tuple(builds),
@@ -151,8 +153,14 @@ def parse_dry_run(lines: Sequence[str]) -> DryRun:
         download_size=download,
         unpacked_size=unpacked,
         unavailable=tuple(unavailable),
-        unreachable=tuple(dict.fromkeys(unreachable)),
+        unreachable=_unreachable(lines),
     )
+
+
+def _unreachable(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the URLs of the binary caches that did not answer, each once."""
+    found = (_UNREACHABLE.match(line) for line in lines)
+    return tuple(dict.fromkeys(each["url"] for each in found if each is not None))
 
 
 def _size(text: str) -> int:

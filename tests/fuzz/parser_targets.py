@@ -39,6 +39,7 @@ from nixery.layers.partial_pull import PullCounter
 from nixery.layers.popularity_file import parse_popularity
 from nixery.nix.arguments import NixSettings
 from nixery.nix.build_errors import build_failure
+from nixery.nix.dry_run import parse_dry_run
 from nixery.nix.error_parsing import MAX_TEXT_CHARACTERS
 from nixery.nix.errors import BuildFailed
 from nixery.nix.evaluation_log import EvaluationLog
@@ -225,6 +226,12 @@ def _refs(data: bytes) -> None:
     assert pointer is None or len(pointer.oid) == 64
 
 
+def _dry_run(data: bytes) -> None:
+    with suppress(UnexpectedOutput):
+        found = parse_dry_run(data.decode("utf-8", "replace").split("\n"))
+        assert min(found.download_size, found.unpacked_size) >= 0
+
+
 def _narinfo(data: bytes) -> None:
     with suppress(UnexpectedOutput):
         parse_store_paths(data)
@@ -371,6 +378,15 @@ TEXTS: Mapping[str, Text] = {
         seeds=(
             f"/nix/store/{_HASH}-git\n{'0' * 64}\n120\n\n1\n/nix/store/{_HASH}-git\n".encode(),
             f"/nix/store/{_HASH}-git\n{'0' * 64}\n120\n\n99999999999999999999\n".encode(),
+        ),
+    ),
+    "dry_run": Text(
+        read=_dry_run,
+        seeds=(
+            f"this derivation will be built:\n  /nix/store/{_HASH}-git.drv\n".encode(),
+            b"these 2 paths will be fetched (293.8 KiB download, 5.1 MiB unpacked):\n",
+            b"don't know how to build these paths:\n  /nix/store/x\n",
+            b"warning: unable to download 'http://a/b': no\n",
         ),
     ),
     "expansion": Text(

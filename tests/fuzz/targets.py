@@ -28,6 +28,7 @@ _PATHS = (
     b"/v2/_catalog",
     b"/?packages=hello+git",
     b"/api/packages?names=hello+libsigc%2B%2B",
+    b"/api/estimate/shell/hello?tag=latest&with=hello",
     b"/builds?format=json",
     b"/builds/x",
     b"/builds/events?format=text",

@@ -301,6 +301,7 @@ class WorkTests(SynchronousTestCase):
             lambda n: request("GET", "/v2/" + "a/" * n + "manifests/latest", []),
             lambda n: request("GET", "/v2/" + "%2e" * n + "/manifests/latest", []),
             lambda n: request("GET", "/api/packages?names=" + "a+" * n, []),
+            lambda n: request("GET", "/api/estimate/" + "a/" * n + "a?with=" + "a/" * n, []),
             lambda n: request("GET", "/images?q=" + "%C3%A4" * n, []),
             lambda n: request("GET", "/docs/" + "../" * n, []),
             lambda n: request("GET", "/v2/hello/manifests/latest", [(b"Accept", b"a/b," * n)]),

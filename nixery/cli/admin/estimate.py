@@ -107,8 +107,12 @@ def _rows(platform: Json, having: str | None) -> list[tuple[str, str]]:
 
 def _work(store: Json) -> list[tuple[str, str]]:
     """Return the rows of the work that Nix has to do."""
+    caches = ", ".join(store["unreachable"])
     if not store["known"]:
-        return [("Nix", "unknown: Nix gave no usable answer, the registry's log has it")]
+        reason = "Nix gave no usable answer, the registry's log has it"
+        if caches:
+            reason = f"no answer from {caches}"
+        return [("Nix", f"unknown: {reason}")]
     if store["all_valid"]:
         return [("Nix", f"nothing to do, all {_count(store['valid_paths'], 'store path')} exist")]
     fetched, built = store["fetched"], store["built"]
@@ -125,8 +129,7 @@ def _work(store: Json) -> list[tuple[str, str]]:
         rows.append(("build", f"{_count(built['derivations'], 'derivation')}: {names}"))
     if store["unavailable"]:
         rows.append(("fail", f"not available: {', '.join(store['unavailable'])}"))
-    if store["unreachable"]:
-        caches = ", ".join(store["unreachable"])
+    if caches:
         rows.append(("caches", f"no answer from {caches}: what they have is counted as built"))
     return rows
 

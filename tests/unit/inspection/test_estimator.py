@@ -348,6 +348,15 @@ class UnbuiltTests(EstimatorCase):
         )
         self.assertEqual(UNKNOWN_SIZE, found.pull)
 
+    def test_caches_that_do_not_answer_are_told_without_numbers(self) -> None:
+        """If Nix gives up because of a cache, the cache is told and all else is unknown."""
+        caches = ("https://a.example",)
+        self.dry_runner.answer = DryRun(known=False, unreachable=caches)
+        store = self.estimate().own.store
+        assert store is not None
+        self.assertEqual((False, caches), (store.known, store.unreachable))
+        self.assertIsNone(store.json()["valid_paths"])
+
     def test_collected_derivations_are_told_as_unknown(self) -> None:
         """Derivations that a garbage collection took are not told as unavailable packages."""
         self.dry_runner.answer = DryRun(unavailable=self.derivations("git"))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from nixery.errors import UnexpectedOutput
 from nixery.image.packages import Output, Package
-from nixery.nix.arguments import dry_run
+from nixery.nix.arguments import NixSettings, dry_run
+from nixery.nix.context import NixContext
 from nixery.nix.dry_run import DryRun, DryRunner, parse_dry_run
+from nixery.process.errors import CommandOutput, ProcessFailed
+from nixery.process.spawner import Command, ProcessResult
+from nixery.testing.fakes import InlineWorkers
 
 A = "/nix/store/q6hcxilcncimi0nqv420sq6jxhfx9s2v-a-1"
 B = "/nix/store/34g2y6i9qlpww98mmmjak4j262ih6vim-b-1"
@@ -73,6 +80,17 @@ this derivation will be built:
 }
 
 
+DISABLED = f"""\
+warning: unable to download 'http://127.0.0.1:9/34g2.narinfo': HTTP error 503; retrying in 269 ms \
+(attempt 1/2)
+disabling binary cache 'http://127.0.0.1:9' for 60 seconds
+error: unable to download 'http://127.0.0.1:9/34g2.narinfo': HTTP error 503
+this derivation will be built:
+  {D}
+"""
+"""Nix 2.34 with the option ``fallback``; without it, it exits with 1."""
+
+
 def parse(text: str) -> DryRun:
     return parse_dry_run(text.splitlines())
 
@@ -122,7 +140,7 @@ class ParserTests(SynchronousTestCase):
 
     def test_caches_that_do_not_answer_are_told_once(self) -> None:
         """A cache that Nix gave up is told; one that it tried again is not."""
-        for text in UNREACHABLE.values():
+        for text in (*UNREACHABLE.values(), DISABLED):
             self.assertEqual(("http://127.0.0.1:9",), parse(text).unreachable)
             self.assertEqual((D,), parse(text).builds)
             retried = [line for line in text.splitlines() if "ms" in line or "/nix/" in line]
@@ -152,25 +170,53 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(lines.count(f"  {D}"), found.builds.count(D) + found.fetches.count(D))
 
 
+PACKAGE = Package(
+    requested=("d",),
+    attribute="d",
+    name="d-1",
+    pname="d",
+    version="1",
+    description="",
+    priority=5,
+    derivation=D,
+    outputs=(Output(name="bin", path=A), Output(name="out", path=B)),
+)
+
+
 class CommandTests(SynchronousTestCase):
     """Tests for the command."""
 
     def test_outputs_are_chosen_as_a_build_chooses_them(self) -> None:
         """Each chosen output of a derivation is an argument."""
-        package = Package(
-            requested=("d",),
-            attribute="d",
-            name="d-1",
-            pname="d",
-            version="1",
-            description="",
-            priority=5,
-            derivation=D,
-            outputs=(Output(name="bin", path=A), Output(name="out", path=B)),
-        )
         self.assertEqual(
-            ("nix-store", "--realise", "--dry-run", f"{D}!bin", f"{D}!out"), dry_run([package])
+            ("nix-store", "--realise", "--dry-run", f"{D}!bin", f"{D}!out"), dry_run([PACKAGE])
         )
+
+    def test_caches_that_made_nix_give_up_are_told(self) -> None:
+        """If Nix fails for want of a cache, the cache is told, and no number."""
+        unreachable = "error: unable to download 'https://a.example/x.narinfo': HTTP error 503"
+        found = self.successResultOf(self.fail_with(unreachable))
+        self.assertEqual(DryRun(known=False, unreachable=("https://a.example",)), found)
+        self.failureResultOf(self.fail_with("error: something else"), UnexpectedOutput)
+
+    def fail_with(self, line: str) -> Deferred[DryRun]:
+        """Run a command that prints a line and fails."""
+        output = CommandOutput(argv=("nix-store",), status=1, stderr=line)
+
+        class FailingSpawner:
+            async def run(self, command: Command) -> ProcessResult:
+                assert command.on_stderr_line is not None
+                command.on_stderr_line(line.encode())
+                raise ProcessFailed(output=output)
+
+        context = NixContext(
+            spawner=FailingSpawner(),
+            clock=Clock(),
+            workers=InlineWorkers(),
+            settings=NixSettings(state_directory=Path("/s"), home=Path("/h")),
+            environ={},
+        )
+        return Deferred.fromCoroutine(DryRunner(context).dry_run([PACKAGE]))
 
     def test_nothing_is_asked_for_nothing(self) -> None:
         """Without a package no command is run, for Nix would refuse it."""

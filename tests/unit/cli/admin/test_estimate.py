@@ -168,6 +168,14 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(2, found.count("unknown"))
         self.assertNotRegex(found.partition("to be built")[2], "[0-9]")
 
+    def test_cache_that_does_not_answer_is_the_reason(self) -> None:
+        """If Nix gave up because of a cache, that is said in place of numbers."""
+        plan = StorePlan(
+            known=False, download_size=None, unpacked_size=None, unreachable=("https://a.example",)
+        )
+        found = text(PlatformEstimate(system=SYSTEM, store=plan))
+        self.assertIn("unknown: no answer from https://a.example", found)
+
     def test_valid_closure_and_missing_platform_are_told(self) -> None:
         """A closure that is valid has nothing to do; a missing platform has its reason."""
         estimate = PullSize(layers=3, size=2**20, accuracy=Accuracy.ESTIMATE)
