@@ -115,7 +115,10 @@ class ChartTests(SynchronousTestCase):
         """Values reach the resources, and make a configuration that the registry accepts."""
         found = self.render(VALUES)
         self.assertNotIn("PersistentVolumeClaim", found)
-        pod = found["Deployment"]["spec"]["template"]["spec"]
+        template = found["Deployment"]["spec"]["template"]
+        # Prometheus would get a 401: an annotation holds no password.
+        self.assertNotIn("prometheus.io/scrape", template["metadata"]["annotations"])
+        pod = template["spec"]
         (container,) = pod["containers"]
         self.assertEqual("images.example.org/tools/nixery:2", container["image"])
         for name in ("imagePullSecrets", "nodeSelector", "tolerations"):
