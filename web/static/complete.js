@@ -61,7 +61,7 @@ function describe(found, count) {
   if (found.error) return found.error;
   if (!found.ready) return "Names are not completed yet: the packages are still being listed. Type whole names.";
   const packages = count === 1 ? "1 package" : `${count} packages`;
-  const next = found.next_revision ? ` Those of ${found.next_revision} are still being listed.` : "";
+  const next = found.next_revision ? ` Those of ${found.next_revision} are not listed yet.` : "";
   return `${packages} to choose from, in ${found.revision}.${next}`;
 }
 

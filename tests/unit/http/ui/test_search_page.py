@@ -130,12 +130,12 @@ class SearchPageTests(SynchronousTestCase):
     def test_packages_of_an_earlier_revision_are_said_so(self) -> None:
         """While a new revision is listed, JSON and page say whose packages these are."""
         self.assertIsNone(self.data("/api/search?q=git")["next_revision"])
-        self.assertNotIn(b"still being listed", self.get("/search?q=git").body)
+        self.assertNotIn(b"not listed yet", self.get("/search?q=git").body)
         self.catalog.next_revision = path_revision(Path("/new"))
         found = self.data("/api/search?q=git")
         self.assertEqual(("/set", "/new"), (found["revision"], found["next_revision"]))
         self.assertIn(
-            b"the packages of /set. Those of /new are still being listed.",
+            b"the packages of /set. Those of /new are not listed yet.",
             self.get("/search?q=git").body,
         )
 
