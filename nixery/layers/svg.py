@@ -130,14 +130,14 @@ def draw_svg(
     :param anchor: makes each rectangle a link to the element whose id is this and the
         layer's number: ``layer-`` links to ``#layer-1``.
     :param styled: true to include the style sheet.  If it is left out, the page's own style
-        sheet has to define the classes.
+        sheet has to define the classes, and the page has a heading and a legend of its own.
     :param narrow: true for a narrow screen, on which the text of the wide drawing could not be
-        read.  It has no heading and no legend, which the page has anyway.
+        read.
     :return: a whole document, which can also be embedded in a page unchanged.
     """
     image = _replace_illegal(image)
     width, height = (NARROW_WIDTH, NARROW_HEIGHT) if narrow else (WIDTH, HEIGHT)
-    header = 0 if narrow else _HEADER
+    header = _HEADER if styled else 0
     root = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
     # A drawing with links must not have the role of an image.
     role = 'role="img"' if anchor is None else 'role="group"'
@@ -146,7 +146,7 @@ def draw_svg(
         f'<svg {root} class="layers{" narrow" if narrow else ""}" {role} aria-label="{label}">',
         f"<title>{label}</title>",
         *([f"<style>{_STYLE}</style>"] if styled else []),
-        *(() if narrow else _heading(image, layers)),
+        *(_heading(image, layers) if styled else ()),
     ]
     # The layout needs the largest first; the numbers are the layers' positions in the image.
     numbered = sorted(enumerate(layers, start=1), key=lambda item: (-item[1].size, item[0]))
@@ -232,14 +232,14 @@ def _rectangle(
 
 
 def _heading(image: str, layers: Sequence[DrawnLayer]) -> Iterator[str]:
-    yield f'<text x="0" y="16" font-weight="bold">{xml_text(_shorten(image, WIDTH))}</text>'
-    yield f'<text x="0" y="36">{xml_text(_shorten(_summary(layers), WIDTH - 280))}</text>'
+    yield f'<text x="0" y="16" font-weight="bold">{xml_text(_shorten(image, WIDTH - 310))}</text>'
+    yield f'<text x="0" y="36">{xml_text(_shorten(_summary(layers), WIDTH))}</text>'
     for x, kind, text in (
-        (WIDTH - 270, "shared", "also in other images"),
-        (WIDTH - 110, "own", "only in this image"),
+        (WIDTH - 290, "shared", "also in other images"),
+        (WIDTH - 140, "own", "only in this image"),
     ):
-        yield f'<g class="{kind}"><rect x="{x}" y="26" width="12" height="12"/></g>'
-        yield f'<text x="{x + 18}" y="36" font-size="11">{text}</text>'
+        yield f'<g class="{kind}"><rect x="{x}" y="6" width="12" height="12"/></g>'
+        yield f'<text x="{x + 18}" y="16" font-size="11">{text}</text>'
 
 
 def _summary(layers: Sequence[DrawnLayer]) -> str:

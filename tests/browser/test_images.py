@@ -5,6 +5,9 @@ from __future__ import annotations
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
+from nixery.http.ui.formatting import duration, full_time, iso_time, relative_time
+from nixery.runtime.clocks import WallTime
+from nixery.runtime.sizes import format_size
 from tests.browser.browser import DESKTOP, PHONE
 from tests.browser.case import BrowserCase
 from tests.end_to_end.case import watched_registry
@@ -30,6 +33,23 @@ fetch(source).then((answer) => answer.json()).then((data) => {
 });
 """
 """The place of a path, relative to the middle of the graph, when all of it is shown."""
+
+FORMATS = """
+const [sizes, spans, moments, now, done] = arguments;
+const site = document.querySelector("script[src*='/site.js']").src;
+import(site.replace("site.js", "text.js")).then((text) => {
+  const clock = Date.now;
+  Date.now = () => now;
+  const times = moments.map((moment) => {
+    const time = text.element("time", { datetime: moment });
+    text.relative(time);
+    return [time.textContent, time.title];
+  });
+  Date.now = clock;
+  done({ sizes: sizes.map(text.size), spans: spans.map(text.duration), times });
+});
+"""
+"""Formats sizes, spans of time and times as scripts do."""
 
 
 class ImageTests(BrowserCase):
@@ -183,11 +203,35 @@ class ImageTests(BrowserCase):
         check()
         self.assertTrue(page.run("return window.untouched"))
         page.wait("#served time[title$=UTC]", " ")
+        self.check_formats()
         page.wait("#facts", "none in /bin")
         with page.without_scripts():
             self.visit(watched_registry(), "/images/estate:latest")
-            self.assertIn("UTC", page.text("#served"))
+            time = page.find("#served time")
+            self.assertRegex(time.text, "ago|just now")
+            self.assertRegex(str(time.get_attribute("title")), r"^\d{4}-.* UTC$")
             check()
+
+    def check_formats(self) -> None:
+        """Scripts write sizes, spans and times as the server does."""
+        sizes = [0, 999, 9_996, 12_345, 999_500, 123_456_789, 2**40, 10**15]
+        spans = [0.42, 3.21, 59.7, 185, 7500]
+        ages = [0, 9, 10, 59, 60, 3600 * 3, 86400, 86400 * 65, 86400 * 800, -7230]
+        now = 1_700_000_000
+        moments = [iso_time(WallTime(now - age)) for age in ages]
+        found = self.browser.driver.execute_async_script(FORMATS, sizes, spans, moments, now * 1000)
+        self.assertEqual([format_size(each) for each in sizes], found["sizes"])
+        self.assertEqual([duration(each) for each in spans], found["spans"])
+        self.assertEqual(
+            [
+                [
+                    relative_time(WallTime(now - age), WallTime(now)),
+                    f"{full_time(WallTime(now - age))} UTC",
+                ]
+                for age in ages
+            ],
+            found["times"],
+        )
 
     def test_command_that_pulls_by_digest_names_what_is_served(self) -> None:
         """The command that pulls by digest names what is served."""

@@ -73,7 +73,7 @@ class SvgTests(SynchronousTestCase):
     @given(drawn_layers)
     def test_narrow_picture_has_the_same_rectangles(self, layers: list[DrawnLayer]) -> None:
         """The picture for a narrow screen has all rectangles, within its own proportions."""
-        root = ET.fromstring(draw_svg("git", layers, anchor="layer-", narrow=True))
+        root = ET.fromstring(draw_svg("git", layers, styled=False, anchor="layer-", narrow=True))
         _, _, width, height = map(float, root.attrib["viewBox"].split())
         self.assertLess(width, height)
         boxes = [each.attrib for each in root.iter(f"{SVG}rect")]

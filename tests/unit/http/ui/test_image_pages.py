@@ -338,9 +338,9 @@ class ImageTests(PagesCase):
 
     def test_columns_without_values_are_left_out(self) -> None:
         """A column of the packages is left out if no package has a value for it."""
-        heads = 'scope="col">Version</th>', 'scope="col">Description</th>'
-        bare = evolve(self.report.packages[0], attribute="bare", version="", description="")
-        full = evolve(bare, version="1.0", description="It is described.")
+        heads = 'scope="col">Description</th>', 'class="number">With dependencies</th>'
+        bare = evolve(self.report.packages[0], attribute="bare", description="", paths=())
+        full = evolve(self.report.packages[0], description="It is described.")
         for packages, shown in (((bare,), False), ((bare, full), True)):
             report = evolve(self.report, digest=digest(str(shown)), packages=packages)
             self.add("git", report)
