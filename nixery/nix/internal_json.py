@@ -52,7 +52,7 @@ MAX_PHASE_CHARACTERS = 40
 """The most characters of the name of a builder's phase."""
 
 MAX_LINE_CHARACTERS = 2000
-"""The most characters of a line of a log; longer lines are cut."""
+"""The most characters of a line of a log; longer lines are cut, and end with an ellipsis."""
 
 MAX_MESSAGES = 50
 """The most messages of Nix that are kept."""
@@ -273,7 +273,7 @@ class BuildLog:
     def _result(self, activity: int, kind: int, fields: list[Any]) -> None:
         if kind == LOG_LINE:
             # One result is one line, even if its text contains line ends.
-            line = " ".join(plain_text(str(fields[0])[:MAX_LINE_CHARACTERS]).rstrip().split("\n"))
+            line = " ".join(plain_text(_shorten(str(fields[0]))).rstrip().split("\n"))
             derivation = self._derivations.get(activity, "")
             if derivation in self._logs:
                 self._logs[derivation].append(line)
@@ -328,3 +328,7 @@ def _is_interesting(line: bytes) -> bool:
     if b'"msg"' in line:
         return any(marker in line for marker in _MESSAGES)
     return b'"stop"' in line
+
+
+def _shorten(line: str) -> str:
+    return line if len(line) <= MAX_LINE_CHARACTERS else f"{line[:MAX_LINE_CHARACTERS]}…"

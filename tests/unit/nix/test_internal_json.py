@@ -98,12 +98,14 @@ class BuildLogTests(SynchronousTestCase):
                 ("log", "one", "/nix/store/a.drv"),
                 ("derivation", "/nix/store/b.drv"),
                 ("log", "two", "/nix/store/b.drv"),
-                ("log", "x" * MAX_LINE_CHARACTERS, "/nix/store/a.drv"),
+                ("log", "x" * MAX_LINE_CHARACTERS + "…", "/nix/store/a.drv"),
                 (1, 2, "builds"),
                 ("ended", "/nix/store/a.drv", True),
             ],
         )
-        self.assertEqual(self.log.tail("/nix/store/a.drv"), ("one", "x" * MAX_LINE_CHARACTERS))
+        self.assertEqual(
+            self.log.tail("/nix/store/a.drv"), ("one", "x" * MAX_LINE_CHARACTERS + "…")
+        )
         self.assertEqual(self.log.tail("/nix/store/b.drv"), ("two",))
         self.assertEqual(self.log.tail("/nix/store/c.drv"), ())
 
