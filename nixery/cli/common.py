@@ -5,6 +5,7 @@ alike, and build packages from a name.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from time import monotonic
@@ -15,8 +16,11 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from nixery.builds.candidates import find_candidates, visible_candidates
 from nixery.builds.realisation import realise as realise_with_retries
-from nixery.cli.parser import error_line
+from nixery.cli.console import error_line, print_note, print_warning
+from nixery.cli.errors import USAGE_ERRORS, describe_os_error
+from nixery.cli.progress_bar import ProgressBar
 from nixery.config.config import Config
+from nixery.config.errors import ConfigError
 from nixery.config.load import load_config
 from nixery.errors import NixeryError
 from nixery.image.errors import PackagesRefused
@@ -31,11 +35,11 @@ __all__ = [
     "FAILURE",
     "INTERRUPTED",
     "USAGE",
+    "BarProgress",
     "Command",
     "NullProgress",
     "evaluate",
     "realise",
-    "print_error",
 ]
 
 USAGE = 2
@@ -55,6 +59,24 @@ class Command:
 
     name: str
 
+    def main(self, body: Callable[[], int | None]) -> None:
+        """
+        Run all of the command, and end the process.
+
+        Exits with the status that the body returns, or with 1 and a message if something is wrong
+        or could not be done; with 2 if it was called wrongly, and with 130 after an interrupt.
+        """
+        try:
+            try:
+                status: object = body()
+            except SystemExit as end:
+                status = end.code
+            # Here, and not at the end of the interpreter, which would print a traceback.
+            sys.stdout.flush()
+        except (KeyboardInterrupt, NixeryError, OSError) as error:
+            status = self._report(error)
+        sys.exit(status)  # type: ignore[arg-type]  # as SystemExit.code
+
     # Any: the global reactor has no type.
     def run(
         self, reactor: Any, work: Callable[[WorkerPool], Coroutine[Deferred[Any], Any, None]]
@@ -72,11 +94,8 @@ class Command:
             pool.startService()
             try:
                 await work(pool)
-            except CancelledError:
-                sys.exit(INTERRUPTED)
-            except NixeryError as error:
-                self.print_error(error)
-                sys.exit(FAILURE)
+            except (CancelledError, NixeryError, OSError) as error:
+                sys.exit(self._report(error))
             finally:
                 await pool.stopService()
                 finished.callback(None)
@@ -98,12 +117,19 @@ class Command:
         """
         config = load_config(given, environ)
         for warning in config.warnings:
-            print_error(f"{self.name}: {warning.describe()}")
+            print_warning(self.name, warning.describe())
         return config
 
-    def print_error(self, error: NixeryError) -> None:
-        """Print on standard error what went wrong."""
-        print_error(error_line(self.name, error.message, sys.stderr))
+    def _report(self, error: BaseException) -> int:
+        """Print what went wrong on standard error; return the exit status."""
+        if isinstance(error, CancelledError | KeyboardInterrupt):
+            return INTERRUPTED
+        if isinstance(error, OSError):
+            _discard_unwritable_output()
+        if not isinstance(error, BrokenPipeError):
+            text = describe_os_error(error) if isinstance(error, OSError) else str(error)
+            print_note(error_line(self.name, text, sys.stderr))
+        return USAGE if isinstance(error, (ConfigError, *USAGE_ERRORS)) else FAILURE
 
 
 async def evaluate(nix: Nix, package_set: PackageSet, name: ImageName) -> Evaluation:
@@ -158,6 +184,26 @@ class NullProgress:
         pass
 
 
-def print_error(line: str) -> None:
-    """Print a line on standard error: standard output is for results."""
-    sys.stderr.write(f"{line}\n")
+class BarProgress(NullProgress):
+    """
+    Shows the phases of a build, and what is counted in them.
+
+    :param bar: shows them.
+    """
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
+
+    def phase(self, phase: Phase, /) -> None:
+        self._bar.start(phase.value)
+
+    def count(self, _phase: Phase, done: int, expected: int, _unit: str, /) -> None:
+        self._bar.update(done, expected)
+
+
+def _discard_unwritable_output() -> None:
+    """Keep the interpreter from complaining at its end that nobody reads the output."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
 
-from nixery.cli.common import USAGE, Command, NullProgress, print_error, realise
+from nixery.cli.common import BarProgress, Command, realise
+from nixery.cli.console import print_note
+from nixery.cli.errors import CommandRefused
 from nixery.cli.parser import CommandParser
+from nixery.cli.progress_bar import ProgressBar, progress_bar
 from nixery.config.config import Config
-from nixery.config.errors import ConfigError
-from nixery.errors import StorageError
 from nixery.image.closure import StorePath
-from nixery.image.errors import InvalidName
 from nixery.image.names import ImageName, parse_single_image_name
 from nixery.layers.compression_levels import Compression, default_level
 from nixery.layers.downloads import Download, compute_download, draw_downloads, pack_chunked
@@ -48,7 +47,6 @@ from nixery.nix.interface import Nix
 from nixery.popularity.data import MAX_BYTES, read_pinned
 from nixery.popularity.decompress import decompress
 from nixery.runtime.deferreds import gather
-from nixery.runtime.errors import FetchFailed
 from nixery.runtime.reactor_time import run_reactor
 from nixery.runtime.workers import Workers
 from nixery.sources.source import PackageSet
@@ -91,23 +89,28 @@ def layers(arguments: Sequence[str] | None = None) -> None:
     called wrongly.
     """
     options = _parse_options(arguments)
-    try:
+
+    def run() -> None:
         parsed = _read_arguments(options, os.environ)
-    except (ConfigError, InvalidName) as error:
-        _COMMAND.print_error(error)
-        sys.exit(USAGE)
+        # Any: the global reactor has no type.
+        run_reactor(
+            lambda reactor: _COMMAND.run(
+                reactor, lambda workers: _show_layers(reactor, workers, parsed)
+            )
+        )
 
-    # Any: the global reactor has no type.
-    def main(reactor: Any) -> Deferred[None]:
-        return _COMMAND.run(reactor, lambda workers: _show_layers(reactor, workers, parsed))
-
-    run_reactor(main)
+    _COMMAND.main(run)
 
 
 def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog=_COMMAND.name,
         description="Shows the layers of an image: contents, reasons, and images that share them.",
+        examples=[
+            "nixery-layers shell/git",
+            "nixery-layers shell/git --with shell/htop --svg layers.svg",
+            "nixery-layers git --path /srv/packages --json",
+        ],
     )
     parser.add_argument("image", metavar="IMAGE", help="the name of an image: shell/git")
     parser.add_argument(
@@ -125,8 +128,10 @@ def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--strategy",
         "--layer-strategy",
+        metavar="STRATEGY",
         choices=[strategy.value for strategy in Strategy],
-        help="how packages are put into layers (default: as configured)",
+        help=f"how packages are put into layers: {', '.join(each.value for each in Strategy)}"
+        " (default: as configured)",
     )
     parser.add_argument(
         "--layer-budget", help="how many layers there may be (default: as configured)"
@@ -172,6 +177,13 @@ def _read_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> 
 
 
 async def _show_layers(reactor: Any, workers: Workers, arguments: _Arguments) -> None:
+    with progress_bar("reading") as bar:
+        await _compute_and_show(reactor, workers, arguments, bar)
+
+
+async def _compute_and_show(
+    reactor: Any, workers: Workers, arguments: _Arguments, bar: ProgressBar
+) -> None:
     popularity = await workers.run(_read_popularity, arguments)
     settings = layer_settings(arguments.config.layers)
     # The roots of a daemon on this machine belong to it alone; these are there until
@@ -185,13 +197,22 @@ async def _show_layers(reactor: Any, workers: Workers, arguments: _Arguments) ->
         package_set = await fetch_package_set(arguments.config.sources, reactor, context)
 
         async def plan(name: ImageName) -> LayerPlan:
-            return await _plan_image(nix, workers, package_set, name, popularity, settings)
+            return await _plan_image(nix, workers, package_set, name, popularity, settings, bar)
 
         image_plan = await plan(arguments.name)
         plans = {other.repository: await plan(other) for other in arguments.compared_images}
         compression = arguments.config.layers.compression
-        sizes = await gather(workers.run(_packed_size, group, compression) for group in image_plan)
+        bar.start("packing")
+        bar.update(0, len(image_plan))
+
+        async def pack(group: LayerGroup) -> int:
+            size = await workers.run(_packed_size, group, compression)
+            bar.advance(len(image_plan))
+            return size
+
+        sizes = await gather(map(pack, image_plan))
         downloads = await _downloads(workers, image_plan, sizes, plans, compression)
+    bar.close()
     images_by_paths: dict[tuple[StorePath, ...], list[str]] = defaultdict(list)
     for other, other_plan in plans.items():
         for group in other_plan:
@@ -275,8 +296,9 @@ async def _plan_image(
     name: ImageName,
     popularity: Popularity,
     settings: LayerSettings,
+    bar: ProgressBar,
 ) -> LayerPlan:
-    _, realisation = await realise(nix, package_set, name, NullProgress())
+    _, realisation = await realise(nix, package_set, name, BarProgress(bar))
     graph = await nix.closure(realisation.outputs)
     return await workers.run(plan_layers, graph, popularity, settings)
 
@@ -297,23 +319,21 @@ def _read_popularity(arguments: _Arguments) -> Popularity:
         try:
             return parse_popularity(decompress(arguments.popularity_file.read_bytes(), MAX_BYTES))
         except OSError as error:
-            raise FetchFailed(
-                url=str(arguments.popularity_file), reason=error.strerror or str(error)
+            raise CommandRefused(
+                reason=f"cannot read {arguments.popularity_file}: {error.strerror or error}"
             ) from error
     pinned = read_pinned(arguments.config.storage.state_directory / "popularity")
     if pinned is None:
-        print_error("There are no popularity data: images share fewer layers without.")
+        print_note("There are no popularity data: images share fewer layers without.")
         return Popularity()
     if pinned.popularity.kind is not PopularityKind.TRANSITIVE:
-        print_error("The popularity data have direct references only.")
+        print_note("The popularity data have direct references only.")
     return pinned.popularity
 
 
 def _write(path: Path, picture: str) -> None:
-    """Blocks.  :raises StorageError: it cannot be written."""
+    """Blocks.  :raises CommandRefused: it cannot be written."""
     try:
         path.write_text(picture, "utf-8")
     except OSError as error:
-        raise StorageError(
-            operation=f"write {path}", reason=error.strerror or str(error)
-        ) from error
+        raise CommandRefused(reason=f"cannot write {path}: {error.strerror or error}") from error

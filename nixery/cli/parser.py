@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
+import re
 import sys
-from typing import Any, NoReturn, TextIO
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
+from nixery.cli.console import error_line
 from nixery.version import VERSION
 
-__all__ = ["CommandParser", "error_line"]
+__all__ = ["CommandParser"]
 
 USAGE = 2
 
@@ -20,10 +22,15 @@ class CommandParser(argparse.ArgumentParser):
     A parser that takes ``--version``, and prints an error alone, in one line with what to do.
 
     Subcommands get parsers of this class too.
+
+    :param examples: commands that are shown at the end of the help.
     """
 
     # Any: argparse has a dozen parameters, which pass through.
-    def __init__(self, **details: Any) -> None:
+    def __init__(self, *, examples: Sequence[str] = (), **details: Any) -> None:
+        if examples:
+            details["epilog"] = "\n".join(["examples:", *(f"  {each}" for each in examples)])
+        details.setdefault("formatter_class", _HelpFormatter)
         super().__init__(**details)
         # Parsers that are parents of others must not have it: both would.
         if self.add_help:
@@ -42,13 +49,17 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(USAGE)
 
     def _suggest(self, message: str) -> str:
-        """Return the known option that is nearest to an unknown one, as a question."""
-        if not message.startswith("unrecognized arguments: "):
+        """Return the known option or command that is nearest to an unknown one, as a question."""
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice is not None:
+            unknown, known = choice[1], re.findall(r"[\w-]+", choice[2])
+        elif message.startswith("unrecognized arguments: "):
+            unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+            visible = [each for each in self._iterate() if each.help is not argparse.SUPPRESS]
+            known = sorted({option for action in visible for option in action.option_strings})
+        else:
             return ""
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
-        visible = [action for action in self._iterate() if action.help is not argparse.SUPPRESS]
-        options = {option for action in visible for option in action.option_strings}
-        near = difflib.get_close_matches(unknown, sorted(options), n=1, cutoff=0.7)
+        near = difflib.get_close_matches(unknown, known, n=1, cutoff=0.6)
         return f" (did you mean {near[0]}?)" if near else ""
 
     def _iterate(self) -> list[argparse.Action]:
@@ -61,7 +72,10 @@ class CommandParser(argparse.ArgumentParser):
         return actions
 
 
-def error_line(command: str, text: str, stream: TextIO) -> str:
-    """Return an error as it is printed: the command in red where a person reads it."""
-    coloured = stream.isatty() and not os.environ.get("NO_COLOR")
-    return f"\x1b[31m{command}:\x1b[0m {text}" if coloured else f"{command}: {text}"
+class _HelpFormatter(argparse.HelpFormatter):
+    """Keeps the lines of examples, and wraps all other text at the width of the terminal."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            return text
+        return super()._fill_text(text, width, indent)

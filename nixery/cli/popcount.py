@@ -21,18 +21,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
-
-from nixery.cli.common import USAGE, Command, print_error
+from nixery.cli.admin.arguments import count_argument
+from nixery.cli.common import Command
+from nixery.cli.console import print_note
+from nixery.cli.errors import CommandRefused
 from nixery.cli.parser import CommandParser
 from nixery.cli.reference_sources import CACHE, ReferenceCollector
 from nixery.config.config import Config
-from nixery.config.errors import ConfigError
-from nixery.errors import StorageError
 from nixery.layers.popularity_file import encode_popularity
 from nixery.popularity.binary_cache import MAX_CONNECTIONS
 from nixery.popularity.count import count_popularity
@@ -52,61 +52,65 @@ def popcount(arguments: Sequence[str] | None = None) -> None:
     was called wrongly.
     """
     options = _parse_options(arguments)
-    try:
+
+    def run() -> None:
         config = _load_config(options, os.environ)
-    except ConfigError as error:
-        _COMMAND.print_error(error)
-        sys.exit(USAGE)
+        _check_output(options.output)
+        run_reactor(lambda reactor: _COMMAND.run(reactor, partial(_work, reactor, config, options)))
 
-    # Any: the global reactor has no type.
-    def main(reactor: Any) -> Deferred[None]:
-        def work(workers: Workers) -> Coroutine[Deferred[Any], Any, None]:
-            collector = ReferenceCollector(
-                config=config,
-                reactor=reactor,
-                workers=workers,
-                environ=os.environ,
-                connections=options.connections,
-            )
-            return _count(collector, workers, options)
+    _COMMAND.main(run)
 
-        return _COMMAND.run(reactor, work)
 
-    run_reactor(main)
+# Any: the global reactor has no type.
+async def _work(
+    reactor: Any, config: Config, options: argparse.Namespace, workers: Workers
+) -> None:
+    collector = ReferenceCollector(
+        config=config,
+        reactor=reactor,
+        workers=workers,
+        environ=os.environ,
+        connections=options.connections,
+    )
+    await _count(collector, workers, options)
 
 
 def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    common = CommandParser(add_help=False)
-    common.add_argument(
-        "-o", "--output", type=Path, help="where the data go (default: standard output)"
-    )
-    common.add_argument("--source", help="what is written into the data about where they are from")
-    common.add_argument("--config", help="the configuration file (default: $NIXERY_CONFIG)")
-    common.add_argument(
-        "--connections",
-        type=int,
-        default=MAX_CONNECTIONS,
-        help="how many requests to a binary cache are under way at once"
-        f" (default: {MAX_CONNECTIONS})",
-    )
     parser = CommandParser(
         prog=_COMMAND.name,
         description="Counts how popular the packages of a set are, for NIX_POPULARITY_URL.",
+        parents=[_common_options()],
+        examples=["nixery-popcount store > popularity.json", "nixery-popcount set --help"],
     )
+    # The command must not replace an option that is given before it by its own default.
+    common = _common_options(argument_default=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", metavar="channel|store|set", required=True)
     channel = commands.add_parser(
-        "channel", parents=[common], help="all store paths that a channel lists"
+        "channel",
+        parents=[common],
+        help="all store paths that a channel lists",
+        examples=["nixery-popcount channel nixos-unstable --output popularity.json"],
     )
     channel.add_argument(
         "channel",
         help="its name (nixos-unstable), or the URL of its store-paths.xz",
     )
     channel.add_argument("--cache", help=f"the URL of its binary cache (default: {CACHE})")
-    store = commands.add_parser("store", parents=[common], help="this machine's Nix store")
+    store = commands.add_parser(
+        "store",
+        parents=[common],
+        help="this machine's Nix store",
+        examples=["nixery-popcount store > popularity.json"],
+    )
     store.add_argument(
         "paths", metavar="PATH", nargs="*", help="only what these store paths need (default: all)"
     )
-    package_set = commands.add_parser("set", parents=[common], help="all packages of a package set")
+    package_set = commands.add_parser(
+        "set",
+        parents=[common],
+        help="all packages of a package set",
+        examples=["nixery-popcount set --path /srv/packages --realise --output popularity.json"],
+    )
     package_set.add_argument("--path", help="the package set (default: $NIXERY_PKGS_PATH)")
     package_set.add_argument("--system", help="the Nix system (default: x86_64-linux)")
     package_set.add_argument(
@@ -120,6 +124,33 @@ def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     method.add_argument("--realise", action="store_true", help="build what is not in the store")
     method.add_argument("--cache", help="ask this binary cache, and not the store")
     return parser.parse_args(arguments)
+
+
+def _common_options(**details: Any) -> CommandParser:
+    """Make the options that are accepted before and after the command."""
+    common = CommandParser(add_help=False, **details)
+    common.add_argument(
+        "-o", "--output", type=Path, help="file for the data (default: standard output)"
+    )
+    common.add_argument("--source", help="text in the data that says where they are from")
+    common.add_argument("--config", help="configuration file (default: $NIXERY_CONFIG)")
+    common.add_argument(
+        "--connections",
+        type=count_argument,
+        default=details.get("argument_default", MAX_CONNECTIONS),
+        help=f"concurrent requests to a binary cache (default: {MAX_CONNECTIONS})",
+    )
+    return common
+
+
+def _check_output(output: Path | None) -> None:
+    """
+    Check, before hours of work, that there is a directory for the data.
+
+    :raises CommandRefused: there is none.
+    """
+    if output is not None and not output.absolute().parent.is_dir():
+        raise CommandRefused(reason=f"cannot write {output}: its directory does not exist")
 
 
 def _load_config(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:
@@ -145,17 +176,17 @@ async def _count(
             references, source = await collector.from_package_set(
                 options.exclude, realise=options.realise, cache=options.cache
             )
-    print_error(f"counting {len(references)} store paths")
+    print_note(f"counting {len(references)} store paths")
     popularity = await workers.run(
         count_popularity, references, source if options.source is None else options.source
     )
     data = await workers.run(encode_popularity, popularity)
     await workers.run(_write, options.output, data)
-    print_error(f"done: {popularity.setsize} store paths, {len(popularity.transitive)} packages")
+    print_note(f"done: {popularity.setsize} store paths, {len(popularity.transitive)} packages")
 
 
 def _write(output: Path | None, data: bytes) -> None:
-    """Blocks.  :raises StorageError: it cannot be written."""
+    """Blocks.  :raises CommandRefused: it cannot be written."""
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -163,6 +194,4 @@ def _write(output: Path | None, data: bytes) -> None:
     try:
         output.write_bytes(data)
     except OSError as error:
-        raise StorageError(
-            operation=f"write {output}", reason=error.strerror or str(error)
-        ) from error
+        raise CommandRefused(reason=f"cannot write {output}: {error.strerror or error}") from error

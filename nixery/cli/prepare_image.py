@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from attrs import asdict
-from twisted.internet.defer import Deferred
 
-from nixery.cli.common import USAGE, Command, NullProgress, print_error, realise
+from nixery.cli.common import BarProgress, Command, realise
+from nixery.cli.console import print_note
 from nixery.cli.parser import CommandParser
+from nixery.cli.progress_bar import progress_bar
 from nixery.config.config import Config
-from nixery.config.errors import ConfigError
 from nixery.image.closure import RuntimeGraph
-from nixery.image.errors import InvalidName, InvalidReference
 from nixery.image.names import ImageName, Tag, parse_single_image_name, parse_tag
 from nixery.image.packages import Evaluation
 from nixery.nix.progress import Phase
@@ -46,19 +45,16 @@ def prepare_image(arguments: Sequence[str] | None = None) -> None:
     it was called wrongly.
     """
     options = _parse_options(arguments)
-    try:
-        name, tag, config = _read_arguments(options, os.environ)
-    except (ConfigError, InvalidName, InvalidReference) as error:
-        _COMMAND.print_error(error)
-        sys.exit(USAGE)
 
-    # Any: the global reactor has no type.
-    def main(reactor: Any) -> Deferred[None]:
-        return _COMMAND.run(
-            reactor, lambda workers: _prepare(reactor, workers, name, tag, config, os.environ)
+    def run() -> None:
+        name, tag, config = _read_arguments(options, os.environ)
+        run_reactor(
+            lambda reactor: _COMMAND.run(
+                reactor, lambda workers: _prepare(reactor, workers, name, tag, config, os.environ)
+            )
         )
 
-    run_reactor(main)
+    _COMMAND.main(run)
 
 
 def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -68,6 +64,10 @@ def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
             "Builds the packages of an image with Nix, and prints as JSON what the registry"
             " makes an image of: the packages, and all store paths that they need."
         ),
+        examples=[
+            "nixery-prepare-image shell git",
+            "nixery-prepare-image git --path /srv/packages --tag v1",
+        ],
     )
     parser.add_argument(
         "names",
@@ -119,7 +119,9 @@ async def _prepare(
         nix = make_nix(context).nix
         await nix.check()
         package_set = await fetch_package_set(config.sources, reactor, context, tag)
-        evaluation, realisation = await realise(nix, package_set, name, PrintedProgress())
+        with progress_bar("") as bar:
+            progress = PrintedProgress(bar)
+            evaluation, realisation = await realise(nix, package_set, name, progress)
         graph = await nix.closure(realisation.outputs)
         await nix.release(realisation)
     json.dump(_describe(evaluation, graph), sys.stdout, indent=2)
@@ -143,14 +145,15 @@ def _describe(evaluation: Evaluation, graph: RuntimeGraph) -> Mapping[str, objec
     }
 
 
-class PrintedProgress(NullProgress):
+class PrintedProgress(BarProgress):
     """Prints on standard error what is being built."""
 
     def phase(self, phase: Phase, /) -> None:
-        print_error(phase.value)
+        super().phase(phase)
+        print_note(phase.value)
 
     def derivation(self, derivation: str, /) -> None:
-        print_error(f"building {derivation}")
+        print_note(f"building {derivation}")
 
     def log(self, line: str, _derivation: str, /) -> None:
-        print_error(f"  {line}")
+        print_note(f"  {line}")

@@ -8,7 +8,6 @@ binary cache. ``nixery-popcount`` can collect them from three sources.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ from typing import Any
 from attrs import evolve, frozen
 from twisted.web.client import HTTPConnectionPool
 
-from nixery.cli.common import NullProgress, print_error
-from nixery.cli.progress_bar import ProgressBar
+from nixery.cli.common import NullProgress
+from nixery.cli.console import print_note
+from nixery.cli.progress_bar import progress_bar
 from nixery.config.config import Config
 from nixery.image.closure import RuntimeGraph
 from nixery.image.packages import Package
@@ -85,7 +85,7 @@ class ReferenceCollector:
         with self._fetcher(LIST_TIMEOUT_SECONDS) as fetcher:
             packed = await fetcher.fetch(url, MAX_LIST_BYTES)
         listed = await self.workers.run(_read_list, packed)
-        print_error(f"{url} lists {len(listed)} store paths")
+        print_note(f"{url} lists {len(listed)} store paths")
         return await self._crawl(listed, cache or CACHE), f"channel {channel}"
 
     async def from_store(self, paths: Sequence[str]) -> tuple[References, str]:
@@ -131,7 +131,7 @@ class ReferenceCollector:
             # do.
             attributes = await listing.attributes(package_set, sources.system, excluded)
             selected = [name for name in attributes if not _matches(name, excluded)]
-            with self._progress_bar("evaluating") as bar:
+            with progress_bar("evaluating", lines=True) as bar:
                 evaluated = await evaluate_all(
                     nix, package_set, sources.system, selected, bar.update
                 )
@@ -144,14 +144,14 @@ class ReferenceCollector:
                 return await self._crawl(names, cache), source
             valid = await listing.valid(outputs)
             if len(valid) < len(outputs):
-                print_error(
+                print_note(
                     f"{len(outputs) - len(valid)} of {len(outputs)} outputs are not in the store"
                     " and are not counted: --realise builds them, --cache URL asks a binary cache"
                 )
             return _references(await nix.closure(valid)), source
 
     async def _build_and_collect(self, nix: Nix, packages: Sequence[Package]) -> References:
-        with self._progress_bar("building") as bar:
+        with progress_bar("building", lines=True) as bar:
             built = await realise_all(nix, packages, NullProgress(), bar.update)
         try:
             _print_names(built.failed, "packages failed to build")
@@ -165,7 +165,7 @@ class ReferenceCollector:
         with (
             ReferenceLog(directory, cache) as log,
             self._fetcher(NARINFO_TIMEOUT_SECONDS) as fetcher,
-            self._progress_bar("asking the cache") as bar,
+            progress_bar("asking the cache", lines=True) as bar,
         ):
             crawler = Crawler(
                 cache=cache,
@@ -178,7 +178,7 @@ class ReferenceCollector:
             )
             found = await crawler.crawl(names)
         _print_names(found.missing, f"store paths are not in {cache}")
-        _print_names(found.unusable, "are described in a way that cannot be")
+        _print_names(found.unusable, "store paths have descriptions that cannot be used")
         return found.references
 
     @contextmanager
@@ -201,14 +201,6 @@ class ReferenceCollector:
             yield make_fetcher(self.reactor, self.workers, self.environ, timeout=timeout, pool=pool)
         finally:
             pool.closeCachedConnections()
-
-    @contextmanager
-    def _progress_bar(self, label: str) -> Iterator[ProgressBar]:
-        bar = ProgressBar(label, sys.stderr, self.reactor.seconds)
-        try:
-            yield bar
-        finally:
-            bar.close()
 
 
 def _read_list(packed: bytes) -> tuple[str, ...]:
@@ -238,4 +230,4 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _print_names(names: Sequence[str], description: str, limit: int = 5) -> None:
     if names:
         rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-        print_error(f"{len(names)} {description}: {', '.join(names[:limit])}{rest}")
+        print_note(f"{len(names)} {description}: {', '.join(names[:limit])}{rest}")

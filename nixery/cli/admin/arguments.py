@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nixery.cli.errors import AdminRefused
+from nixery.cli.errors import CommandRefused, WrongCall
 from nixery.runtime.sizes import parse_size
 
 __all__ = [
@@ -23,14 +23,14 @@ def read_image_list(path: str | None) -> list[str]:
     Read names of images, one a line; ``#`` begins a comment.
 
     :param path: the file; ``-``: standard input; ``None``: there is none.
-    :raises AdminRefused: the file cannot be read.
+    :raises CommandRefused: the file cannot be read.
     """
     if path is None:
         return []
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise AdminRefused(reason=f"{path} cannot be read: {error}") from error
+        raise CommandRefused(reason=f"cannot read {path}: {_describe(error)}") from error
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]
 
@@ -39,14 +39,15 @@ def read_password(path: str | None) -> str:
     """
     Read the password of the user from a file.
 
-    :raises AdminRefused: no file was given, or it cannot be read.
+    :raises WrongCall: no file was given.
+    :raises CommandRefused: it cannot be read.
     """
     if path is None:
-        raise AdminRefused(reason="give the password of --user with --password-file")
+        raise WrongCall(reason="give the password of --user with --password-file")
     try:
         return Path(path).read_text("utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise AdminRefused(reason=f"{path} cannot be read: {error}") from error
+        raise CommandRefused(reason=f"cannot read {path}: {_describe(error)}") from error
 
 
 def size_argument(text: str) -> int:
@@ -59,15 +60,21 @@ def size_argument(text: str) -> int:
 
 def seconds_argument(text: str) -> float:
     """Parse a number of seconds, for argparse."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("give a number of seconds, 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number of seconds, 0 or more")
     return value
 
 
 def count_argument(text: str) -> int:
     """Parse a number between 1 and 256, for argparse."""
-    value = int(text)
-    if not 1 <= value <= 256:
-        raise argparse.ArgumentTypeError("give a number between 1 and 256")
-    return value
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number between 1 and 256")
+    return int(text)
+
+
+def _describe(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -22,7 +22,7 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from nixery.cli.admin.check_report import CheckReport, CheckStep, FetchedTree
 from nixery.cli.common import Command, evaluate
-from nixery.cli.errors import AdminRefused
+from nixery.cli.errors import CommandRefused
 from nixery.config.config import Config
 from nixery.errors import NixeryError
 from nixery.image.errors import PackagesRefused, ProblemKind
@@ -55,7 +55,7 @@ def check_source(
 
     :param name: the packages that are evaluated.
     :param count: whether all packages of the set are counted, which takes minutes for nixpkgs.
-    :raises AdminRefused: another user owns the daemon's directories.
+    :raises CommandRefused: another user owns the daemon's directories.
     :raises SystemExit: it was interrupted.
     """
     refuse_another_user(config)
@@ -79,7 +79,7 @@ def refuse_another_user(config: Config) -> None:
 
     It has other credentials; and what it makes in the cache directory, the daemon could not change.
 
-    :raises AdminRefused: the cache directory belongs to another user.
+    :raises CommandRefused: the cache directory belongs to another user.
     """
     directory = config.storage.cache_directory
     try:
@@ -91,7 +91,7 @@ def refuse_another_user(config: Config) -> None:
             user = pwd.getpwuid(owner).pw_name
         except KeyError:
             user = str(owner)
-        raise AdminRefused(
+        raise CommandRefused(
             reason=f"{directory} belongs to {user}, whose credentials the registry uses: run the"
             f" command as that user"
         )

@@ -19,7 +19,6 @@ from threading import Lock
 from typing import Any
 
 from attrs import asdict
-from tqdm import tqdm
 from twisted.internet.defer import Deferred
 
 from nixery.artifacts.keys import KeyRing, load_keys
@@ -30,23 +29,19 @@ from nixery.cli.admin.prewarm import HttpPullClient, PrewarmResult, prewarm
 from nixery.cli.admin.registry_client import make_client
 from nixery.cli.admin.report import describe_image, format_table, to_plain_data
 from nixery.cli.admin.sign import sign
-from nixery.cli.admin.stored import named_images, with_platforms
+from nixery.cli.admin.stored import find_images, named_images, with_platforms
 from nixery.cli.admin.verify import verify
-from nixery.cli.errors import AdminRefused
-from nixery.cli.parser import error_line
+from nixery.cli.common import FAILURE, Command
+from nixery.cli.console import print_note
+from nixery.cli.errors import CommandRefused, WrongCall
+from nixery.cli.progress_bar import progress_bar
 from nixery.config.config import Config
-from nixery.config.declarations.sources import SourceConfig
-from nixery.config.errors import ConfigError
-from nixery.config.load import load_config
 from nixery.errors import NixeryError
-from nixery.image.errors import InvalidName, InvalidReference
 from nixery.image.names import (
-    parse_digest,
     parse_image_name,
     parse_single_image_name,
     parse_tag,
 )
-from nixery.pulls.tag_records import tag_record_key, tag_record_prefix
 from nixery.runtime.reactor_time import run_reactor_and_return
 from nixery.runtime.sizes import format_size
 from nixery.storage.filesystem.garbage_collector import collect, purge, run_blocking, scan
@@ -55,9 +50,7 @@ from nixery.storage.filesystem.scan import TIMESTAMP_RESOLUTION_SECONDS, Invento
 
 __all__ = ["admin"]
 
-FAILURE = 1
-USAGE = 2
-INTERRUPTED = 130
+_COMMAND = Command(name="nixery-admin")
 
 MAX_VERIFY_ATTEMPTS = 3
 """Number of times that an image is checked again that is being made or pulled."""
@@ -73,37 +66,23 @@ def admin(arguments: Sequence[str] | None = None) -> None:
     """
     Run the command; ends the process.
 
-    Exits with 0; with 1 and a message if something is wrong or could not be done; with 2
-    if it was called wrongly.
+    See :meth:`nixery.cli.common.Command.main` for its exit status.
     """
     options = make_parser().parse_args(arguments)
     # Ends a collection between two steps, with its locks and files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        config = load_config(
-            {"config": options.config, "storage_path": options.storage_path}, os.environ
-        )
-        for warning in config.warnings:
-            _print_error(warning.describe())
+
+    def run() -> int:
+        given = {"config": options.config, "storage_path": options.storage_path}
+        config = _COMMAND.load_config(given, os.environ)
         if (
             options.command not in ("check", "estimate", "warm")
             and config.storage.storage_backend != "filesystem"
         ):
-            raise AdminRefused(reason=BUCKET_MESSAGE.format(bucket=config.gcs.gcs_bucket))
-        status = _COMMANDS[options.command](config, options)
-    except ConfigError as error:
-        _print_error(error.message)
-        sys.exit(USAGE)
-    except NixeryError as error:
-        _print_error(error.message)
-        sys.exit(FAILURE)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # The reader has closed the pipe; the interpreter must not complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILURE)
-    sys.exit(status)
+            raise CommandRefused(reason=BUCKET_MESSAGE.format(bucket=config.gcs.gcs_bucket))
+        return _COMMANDS[options.command](config, options)
+
+    _COMMAND.main(run)
 
 
 # -- the commands -----------------------------------------------------------------------
@@ -119,25 +98,23 @@ def _gc(config: Config, options: argparse.Namespace) -> int:
         grace=default(options.grace, GRACE_SECONDS),
         dry_run=options.dry_run,
     )
-    report = run_blocking(collect(str(_storage_root(config)), policy))
+    with progress_bar("collecting") as bar:
+        collection = collect(str(_storage_root(config)), policy)
+        report = run_blocking(collection, lambda: bar.update(0, None))
     _print(options, asdict(report), report.describe())
     return 0
 
 
 def _verify(config: Config, options: argparse.Namespace) -> int:
     inventory = _scan(config)
-    lock = Lock()
-    with tqdm(
-        total=inventory.total,
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    ) as bar:
+    lock, done = Lock(), 0
+    with progress_bar("verifying", unit="B") as bar:
 
         def progress(size: int) -> None:
+            nonlocal done
             with lock:
-                bar.update(size)
+                done += size
+                bar.update(done, inventory.total)
 
         verification = verify(
             str(_storage_root(config)),
@@ -152,9 +129,7 @@ def _verify(config: Config, options: argparse.Namespace) -> int:
         f"{len(verification.findings)} things are wrong" if verification.findings else "all is well"
     )
     if options.repair:
-        summary += (
-            f"; {verification.repaired} were put out of the way, and are made again when needed"
-        )
+        summary += f"; {verification.repaired} were moved aside, and are built again when needed"
     _print(options, asdict(verification), "\n".join([*lines, summary]))
     return FAILURE if verification.findings else 0
 
@@ -170,7 +145,7 @@ def _inspect(config: Config, options: argparse.Namespace) -> int:
     inventory = _scan(config)
     found = [
         describe_image(inventory, stored)
-        for stored in _find(inventory, options.image, config.sources)
+        for stored in find_images(inventory, options.image, config.sources)
     ]
     text = json.dumps(found, indent=2)
     _print(options, found, text)
@@ -188,9 +163,9 @@ def _purge(config: Config, options: argparse.Namespace) -> int:
         time.sleep(TIMESTAMP_RESOLUTION_SECONDS)
         inventory, found = _find_all(config, options.images)
         chosen = with_platforms(inventory, found)
-    report = run_blocking(
-        purge(str(_storage_root(config)), chosen, inventory, dry_run=options.dry_run)
-    )
+    with progress_bar("deleting") as bar:
+        removal = purge(str(_storage_root(config)), chosen, inventory, dry_run=options.dry_run)
+        report = run_blocking(removal, lambda: bar.update(0, None))
     _print(options, asdict(report), report.describe())
     return FAILURE if report.images < len(chosen) else 0
 
@@ -204,7 +179,15 @@ def _sign(config: Config, options: argparse.Namespace) -> int:
         inventory = _scan(config)
         chosen = named_images(inventory)
     host = config.http.public_host
-    signed = sign(inventory, chosen, keys, host, config.sources.system)
+    with progress_bar("signing") as bar:
+        signed = sign(
+            inventory,
+            chosen,
+            keys,
+            host,
+            config.sources.system,
+            on_signed=lambda: bar.advance(len(chosen)),
+        )
     lines = [
         f"{each.image}: {f'{each.added} signatures added' if each.added else 'signed before'}"
         for each in signed
@@ -228,16 +211,16 @@ def _sbom(config: Config, options: argparse.Namespace) -> int:
 
 
 def _find_all(config: Config, images: Sequence[str]) -> tuple[Inventory, Sequence[StoredImage]]:
-    """:raises AdminRefused: one of the images is not stored."""
+    """:raises CommandRefused: one of the images is not stored."""
     inventory = _scan(config)
-    found = [stored for image in images for stored in _find(inventory, image, config.sources)]
+    found = [stored for image in images for stored in find_images(inventory, image, config.sources)]
     return inventory, list({stored.manifests: stored for stored in found}.values())
 
 
 def _prewarm(config: Config, options: argparse.Namespace) -> int:
     images = [*options.images, *read_image_list(options.file)]
     if not images:
-        raise AdminRefused(reason="no images given: name some, or give --from FILE")
+        raise WrongCall(reason="no images given: name some, or give --from FILE")
     for image in images:
         # Checked before anything is built, not after hours.
         name, _, tag = image.partition(":")
@@ -250,13 +233,12 @@ def _prewarm(config: Config, options: argparse.Namespace) -> int:
         return Deferred.fromCoroutine(prewarm_images(reactor))
 
     async def prewarm_images(reactor: Any) -> None:
-        quiet = not sys.stderr.isatty()
-        with tqdm(total=len(set(images)), unit="image", leave=False, disable=quiet) as bar:
+        with progress_bar("warming") as bar:
+            bar.update(0, len(set(images)))
 
             def on_result(warmed: PrewarmResult) -> None:
-                line = f"{warmed.image}: {warmed.digest or warmed.error}"
-                tqdm.write(line, file=sys.stderr)
-                bar.update()
+                print_note(f"{warmed.image}: {warmed.digest or warmed.error}")
+                bar.advance(len(set(images)))
 
             results.extend(
                 await prewarm(
@@ -283,14 +265,10 @@ def _check(config: Config, options: argparse.Namespace) -> int:
     # It takes half of the time in which the others are done.
     from nixery.cli.admin.check import check_source, without_packages  # noqa: PLC0415
 
-    try:
-        tag = parse_tag(options.tag)
-        name = without_packages(config.sources.system)
-        if options.names:
-            name = parse_single_image_name("/".join(options.names), config.sources.system)
-    except (InvalidName, InvalidReference) as error:
-        _print_error(error.message)
-        return USAGE
+    tag = parse_tag(options.tag)
+    name = without_packages(config.sources.system)
+    if options.names:
+        name = parse_single_image_name("/".join(options.names), config.sources.system)
     report = check_source(config, name, tag, os.environ, count=not options.no_count)
     _print(options, report.to_plain_data(), report.describe())
     return 0 if report.problem is None else FAILURE
@@ -301,10 +279,18 @@ def _estimate(config: Config, options: argparse.Namespace) -> int:
     client = make_client(config, options)
     found: list[Mapping[str, Any]] = []
 
+    failures: list[NixeryError] = []
+
     async def ask() -> None:
-        found.append(await fetch_estimate(client, path, options.timeout))
+        try:
+            found.append(await fetch_estimate(client, path, options.timeout))
+        except NixeryError as error:
+            # The reactor's runner would print it as a fault of the program.
+            failures.append(error)
 
     run_reactor_and_return(lambda _reactor: Deferred.fromCoroutine(ask()))
+    for error in failures:
+        raise error
     for estimate in found:
         _print(options, estimate, describe_estimate(estimate))
     return 0 if found else FAILURE
@@ -330,19 +316,19 @@ _COMMANDS: Mapping[str, Callable[[Config, argparse.Namespace], int]] = {
 
 def _keys(config: Config) -> KeyRing:
     """
-    :raises AdminRefused: no key is configured.
+    :raises CommandRefused: no key is configured.
     :raises SigningKeyUnusable: one cannot be read.
     """
     if config.signing.signing_key is None:
-        raise AdminRefused(reason="no key is configured: name one in signing_key")
+        raise CommandRefused(reason="no key is configured: name one in signing_key")
     return load_keys(config.signing.signing_key, config.signing.signing_key_previous)
 
 
 def _storage_root(config: Config) -> Path:
-    """:raises AdminRefused: there is no storage."""
+    """:raises CommandRefused: there is no storage."""
     root = config.storage.storage_path
     if not (root / "blobs" / "sha256").is_dir():
-        raise AdminRefused(
+        raise CommandRefused(
             reason=f"there is no storage in {root}: give --storage-path, or --config"
         )
     return root
@@ -354,44 +340,6 @@ def _scan(config: Config) -> Inventory:
     return inventory
 
 
-def _find(inventory: Inventory, image: str, sources: SourceConfig) -> list[StoredImage]:
-    """
-    Return the images that an argument means.
-
-    :raises AdminRefused: there is no such image.
-    """
-    images = inventory.stored_images()
-    if "@" in image or image.startswith("sha256:"):
-        digest = parse_digest(image.rpartition("@")[2])
-        found = [stored for stored in images if digest in stored.manifests]
-    else:
-        text, _, tag = image.partition(":")
-        wanted = parse_tag(tag) if tag else None
-        # The daemon may have been given other platforms than this command, or had others before:
-        # the image of one system, or an index.
-        for platforms in dict.fromkeys((sources.platforms, (), (sources.system,))):
-            name = parse_image_name(text.strip("/"), sources.system, platforms)
-            keys = {
-                key
-                for each, key in inventory.tag_records.items()
-                if (
-                    each.startswith(tag_record_prefix(name))
-                    if wanted is None
-                    else each == tag_record_key(name, wanted)
-                )
-            }
-            found = [stored for stored in images if keys.intersection(stored.keys)]
-            if found:
-                break
-    if not found:
-        raise AdminRefused(reason=f"{image} is not stored: nixery-admin list shows what is")
-    return found
-
-
 def _print(options: argparse.Namespace, data: object, text: str) -> None:
     sys.stdout.write((json.dumps(data, indent=2) if options.json else text) + "\n")
     sys.stdout.flush()
-
-
-def _print_error(text: str) -> None:
-    sys.stderr.write(error_line("nixery-admin", text, sys.stderr) + "\n")

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 from nixery.cli.admin.prewarm import split_image
 from nixery.cli.admin.registry_client import LOGIN_ADVICE, RegistryClient
-from nixery.cli.errors import AdminRefused
+from nixery.cli.errors import CommandRefused
 from nixery.image.names import parse_image_name, parse_tag
 from nixery.runtime.sizes import format_size
 from nixery.runtime.terminal import plain_text
@@ -50,7 +50,7 @@ async def fetch_estimate(client: RegistryClient, path: str, timeout: float) -> J
     Fetch an estimate.
 
     :param timeout: seconds to wait for it: a new revision is downloaded first.
-    :raises AdminRefused: the registry gave none; the message says why.
+    :raises CommandRefused: the registry gave none; the message says why.
     :raises FetchFailed: there was no answer.
     """
     response = await client.get(path, "application/json", timeout=timeout)
@@ -64,11 +64,11 @@ async def fetch_estimate(client: RegistryClient, path: str, timeout: float) -> J
         }
         text = response.body[:200].decode("utf-8", "replace").strip()
         message = f"{response.status}: {plain_text(text)}{advice.get(response.status, '')}"
-        raise AdminRefused(reason=message) from None
+        raise CommandRefused(reason=message) from None
     if problem is not None:
         retry = response.headers.get("retry-after")
         later = f" (try again in {retry} s)" if retry else ""
-        raise AdminRefused(reason=plain_text(f"{response.status}: {problem}{later}"))
+        raise CommandRefused(reason=plain_text(f"{response.status}: {problem}{later}"))
     estimate: Json = found
     return estimate
 

@@ -15,15 +15,35 @@ __all__ = ["make_parser"]
 def _common_options(**details: Any) -> CommandParser:
     """Make the options that are accepted before and after the command."""
     common = CommandParser(add_help=False, **details)
-    common.add_argument("--config", help="the configuration file (default: $NIXERY_CONFIG)")
-    common.add_argument("--storage-path", help="the directory of the storage")
-    common.add_argument(
+    group = common.add_argument_group("options of all commands")
+    group.add_argument("--config", help="configuration file (default: $NIXERY_CONFIG)")
+    group.add_argument("--storage-path", help="directory of the storage (default: as configured)")
+    group.add_argument(
         "--json",
         action="store_true",
         default=details.get("argument_default", False),
         help="print JSON",
     )
     return common
+
+
+EXAMPLES = {
+    "check": ["nixery-admin check", "nixery-admin check git htop --no-count"],
+    "estimate": ["nixery-admin estimate shell/git", "nixery-admin estimate shell/git --json"],
+    "gc": ["nixery-admin gc --dry-run", "nixery-admin gc --max-storage-size 200GiB"],
+    "inspect": ["nixery-admin inspect shell/git", "nixery-admin inspect shell/git:latest"],
+    "list": ["nixery-admin list", "nixery-admin list --json | jq -r '.[].images[]'"],
+    "purge": ["nixery-admin purge shell/git --dry-run", "nixery-admin purge shell/git:latest"],
+    "sbom": ["nixery-admin sbom shell/git"],
+    "sign": ["nixery-admin sign", "nixery-admin sign shell/git:latest"],
+    "verify": ["nixery-admin verify", "nixery-admin verify --repair"],
+    "warm": [
+        "nixery-admin warm shell/git htop",
+        "nixery-admin warm --from images.txt --user alice --password-file secret",
+        "SSL_CERT_FILE=ca.pem nixery-admin warm git --url https://registry.example",
+    ],
+}
+"""Examples of each command, for its help."""
 
 
 def _add_registry_options(parser: CommandParser) -> None:
@@ -43,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="nixery-admin",
         description="Manages the stored images of a registry.",
         parents=[_common_options()],
+        examples=["nixery-admin list", "nixery-admin verify --help"],
     )
     # The command must not replace an option that is given before it by its own default.
     common = _common_options(argument_default=argparse.SUPPRESS)
@@ -50,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     def command(name: str, text: str) -> CommandParser:
         subparser: CommandParser = commands.add_parser(
-            name, parents=[common], help=text, description=text
+            name, parents=[common], help=text, description=text, examples=EXAMPLES[name]
         )
         return subparser
 

@@ -10,7 +10,7 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError
 
 from nixery.cli.admin.arguments import read_password
-from nixery.cli.errors import AdminRefused
+from nixery.cli.errors import CommandRefused, WrongCall
 from nixery.config.config import Config
 from nixery.runtime.endpoint_strings import PLAIN, tcp_address, url_host
 from nixery.runtime.errors import FetchFailed
@@ -32,6 +32,16 @@ TRUST_ADVICE = (
     " issued it"
 )
 """The advice for a registry with a certificate of an authority of its own."""
+
+_ADVICE = {
+    "certificate verify failed": TRUST_ADVICE,
+    "Connection refused": "connection refused: start the registry, or give its address with --url",
+    "wrong version number": "the registry does not speak TLS there: write http:// in --url",
+    "record layer failure": "the registry does not speak TLS there: write http:// in --url",
+    "not enough values to unpack": "that is not HTTP: write https:// in --url if it speaks TLS",
+    "DNS lookup failed": "there is no such host: give the address of the registry with --url",
+}
+"""Advice by texts in the errors of connections."""
 
 
 @frozen(kw_only=True)
@@ -85,7 +95,8 @@ def make_client(config: Config, options: argparse.Namespace) -> RegistryClient:
     """
     Make the client for the options ``--url``, ``--user`` and ``--password-file``.
 
-    :raises AdminRefused: the address is not known, or the password cannot be read.
+    :raises WrongCall: the address is no URL, or the password is missing.
+    :raises CommandRefused: the address is not known, or the password cannot be read.
     """
     endpoints = [
         text.removeprefix(PLAIN)
@@ -95,7 +106,9 @@ def make_client(config: Config, options: argparse.Namespace) -> RegistryClient:
     ]
     base = options.url or local_url(endpoints, config.http.public_url)
     if base is None:
-        raise AdminRefused(reason="the address of the registry is not configured: give --url")
+        raise CommandRefused(reason="the address of the registry is not configured: give --url")
+    if not base.startswith(("http://", "https://")):
+        raise WrongCall(reason=f"{base!r} is not a URL: write --url http://HOST:PORT")
     auth = None
     if options.user is not None:
         auth = options.user, read_password(options.password_file)
@@ -118,7 +131,10 @@ def _reason(error: Exception) -> str:
     # Twisted wraps the failures of a connection in a list, whose text is their representation.
     causes = [each.value for each in getattr(error, "reasons", None) or ()]
     text = "; ".join(plain_text(str(each)) or type(each).__name__ for each in causes or [error])
-    return TRUST_ADVICE if "certificate verify failed" in text else text or type(error).__name__
+    for symptom, advice in _ADVICE.items():
+        if symptom in text:
+            return advice
+    return text or type(error).__name__
 
 
 def _headers(response: Any) -> Mapping[str, str]:  # treq has no types

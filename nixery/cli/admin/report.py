@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from nixery.artifacts.attachment import decode_attachments
 from nixery.artifacts.simple_signing import decode_signature
 from nixery.builds.documents import DOCUMENTS
 from nixery.cli.admin.stored import named_images, platform_images, skipped_platforms
+from nixery.cli.console import heading
 from nixery.errors import StorageError
 from nixery.image.image_index import platform_label
 from nixery.image.manifests import parse_manifest
@@ -77,7 +79,7 @@ def format_table(inventory: Inventory, images: Sequence[StoredImage]) -> str:
         for row in rows
     ]
     total = f"{len(images)} images, {len(inventory.files)} blobs, {format_size(inventory.total)}"
-    return "\n".join([*lines, total])
+    return "\n".join([heading(lines[0], sys.stdout), *lines[1:], total])
 
 
 def describe_image(inventory: Inventory, image: StoredImage) -> dict[str, object]:

@@ -23,7 +23,8 @@ from nixery.builds.image_cache import IMAGES
 from nixery.cli.admin.check import refuse_another_user
 from nixery.cli.admin.stored import platform_images, read_image
 from nixery.cli.common import Command, NullProgress, realise
-from nixery.cli.errors import AdminRefused
+from nixery.cli.errors import CommandRefused
+from nixery.cli.progress_bar import progress_bar
 from nixery.config.config import Config
 from nixery.errors import NixeryError
 from nixery.image.closure import RuntimeGraph
@@ -69,7 +70,7 @@ def describe_contents(
     """
     Make the bills of materials of images, on the global reactor.
 
-    :raises AdminRefused: another user owns the daemon's directories.
+    :raises CommandRefused: another user owns the daemon's directories.
     :raises SystemExit: it was interrupted, or Nix cannot be used.
     """
     refuse_another_user(config)
@@ -88,8 +89,11 @@ def describe_contents(
                     config=config, inventory=inventory, context=context, nix=nix, reactor=reactor
                 )
                 try:
-                    for stored in images:
-                        described.extend(await describer.describe(stored))
+                    with progress_bar("describing") as bar:
+                        bar.update(0, len(images))
+                        for stored in images:
+                            described.extend(await describer.describe(stored))
+                            bar.advance(len(images))
                 finally:
                     await nix.stop()
 
@@ -143,7 +147,7 @@ class _Describer:
         paths = await self._paths(stored)
         graph, evaluation = await self._realise(name, tag)
         if {path.path for path in graph.paths} != paths:
-            raise AdminRefused(
+            raise CommandRefused(
                 reason="the package set has other store paths for it now: a pull builds it again"
             )
         bills = await self.context.workers.run(make_bills_of_materials, graph, evaluation)
@@ -151,7 +155,7 @@ class _Describer:
         [key, *_] = stored.keys
         record = await self._storage.get_record(IMAGES, key)
         if record is None:
-            raise AdminRefused(reason="it was removed meanwhile")
+            raise CommandRefused(reason="it was removed meanwhile")
         planned = await plan_documents(
             self._storage, image, {each.digest: bills for each in image.manifests}
         )
@@ -166,7 +170,7 @@ class _Describer:
         """
         Return the store paths of an image.
 
-        :raises AdminRefused: they are not known.
+        :raises CommandRefused: they are not known.
         """
         data = await self._storage.get_record(REPORTS, stored.manifests[0])
         try:
@@ -174,7 +178,7 @@ class _Describer:
         except ValueError:
             paths = set()
         if not paths or not stored.keys:
-            raise AdminRefused(
+            raise CommandRefused(
                 reason="its store paths are not known: nixery-admin purge, and the next pull"
                 " builds it again"
             )

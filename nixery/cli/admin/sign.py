@@ -51,13 +51,20 @@ class _Inline:
 
 
 def sign(
-    inventory: Inventory, images: Sequence[StoredImage], keys: KeyRing, host: str, system: str
+    inventory: Inventory,
+    images: Sequence[StoredImage],
+    keys: KeyRing,
+    host: str,
+    system: str,
+    *,
+    on_signed: Callable[[], object],
 ) -> list[SignedImage]:
     """
     Sign images under all names and tags that mean them now.  Blocks.
 
     :param host: the host that clients write before the names of images.
     :param system: the Nix system of images whose names choose none.
+    :param on_signed: called after each image.
     :raises BlobsMissing: one has been removed.
     :raises StorageError: the storage failed.
     """
@@ -79,6 +86,7 @@ def sign(
                         image=f"{repository}:{tag}", digest=stored.manifests[0], added=added
                     )
                 )
+            on_signed()
 
     def fail(failure: Failure) -> None:
         failures.append(failure)

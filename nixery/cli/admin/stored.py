@@ -6,10 +6,21 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nixery.cli.errors import CommandRefused
+from nixery.config.declarations.sources import SourceConfig
 from nixery.image.manifests import Image, Manifest
+from nixery.image.names import parse_digest, parse_image_name, parse_tag
+from nixery.pulls.tag_records import tag_record_key, tag_record_prefix
 from nixery.storage.filesystem.scan import Inventory, StoredImage
 
-__all__ = ["named_images", "platform_images", "read_image", "skipped_platforms", "with_platforms"]
+__all__ = [
+    "find_images",
+    "named_images",
+    "platform_images",
+    "read_image",
+    "skipped_platforms",
+    "with_platforms",
+]
 
 
 def read_image(inventory: Inventory, stored: StoredImage) -> Image:
@@ -36,6 +47,41 @@ def named_images(inventory: Inventory) -> list[StoredImage]:
         for image in images
         if not parts.issuperset(image.manifests) or tagged.intersection(image.keys)
     ]
+
+
+def find_images(inventory: Inventory, image: str, sources: SourceConfig) -> list[StoredImage]:
+    """
+    Return the images that an argument means: a name, a name and a tag, or a digest.
+
+    :raises InvalidName: it is none of these.
+    :raises CommandRefused: there is no such image.
+    """
+    images = inventory.stored_images()
+    if "@" in image or image.startswith("sha256:"):
+        digest = parse_digest(image.rpartition("@")[2])
+        found = [stored for stored in images if digest in stored.manifests]
+    else:
+        text, _, tag = image.partition(":")
+        wanted = parse_tag(tag) if tag else None
+        # The daemon may have been given other platforms than this command, or had others before:
+        # the image of one system, or an index.
+        for platforms in dict.fromkeys((sources.platforms, (), (sources.system,))):
+            name = parse_image_name(text.strip("/"), sources.system, platforms)
+            keys = {
+                key
+                for each, key in inventory.tag_records.items()
+                if (
+                    each.startswith(tag_record_prefix(name))
+                    if wanted is None
+                    else each == tag_record_key(name, wanted)
+                )
+            }
+            found = [stored for stored in images if keys.intersection(stored.keys)]
+            if found:
+                break
+    if not found:
+        raise CommandRefused(reason=f"{image} is not stored: nixery-admin list shows what is")
+    return found
 
 
 def platform_images(

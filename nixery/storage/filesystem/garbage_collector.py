@@ -101,12 +101,19 @@ Collection = Generator[Step, None, CollectionResult]
 """A collection, step by step; steps may run on different threads, one at a time."""
 
 
-def run_blocking(collection: Generator[Step, None, T]) -> T:
-    """Run all steps of a collection on this thread, and block."""
+def run_blocking(
+    collection: Generator[Step, None, T], on_step: Callable[[], object] = lambda: None
+) -> T:
+    """
+    Run all steps of a collection on this thread, and block.
+
+    :param on_step: called after each step.
+    """
     while True:
         try:
             if next(collection) is Step.WAIT:
                 time.sleep(0.05)
+            on_step()
         except StopIteration as end:
             result: T = end.value
             return result

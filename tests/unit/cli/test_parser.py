@@ -12,7 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.cli.admin.command import admin
 from nixery.cli.admin.parser import make_parser
 from nixery.cli.layers import layers
-from nixery.cli.parser import error_line
 from nixery.cli.popcount import popcount
 from nixery.cli.prepare_image import prepare_image
 from nixery.version import VERSION
@@ -23,13 +22,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "nixery-popcount": popcount,
     "nixery-prepare-image": prepare_image,
 }
-
-
-class Terminal(io.StringIO):
-    """A stream that is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 class ParserTests(SynchronousTestCase):
@@ -82,10 +74,43 @@ class ParserTests(SynchronousTestCase):
             )
         self.assertFalse(make_parser().parse_args(["list"]).json)
 
-    def test_errors_are_coloured_on_terminals_alone(self) -> None:
-        """The command is red on a terminal, unless NO_COLOR is set."""
-        with patch.dict("os.environ", clear=True):
-            self.assertEqual("\x1b[31mx:\x1b[0m y", error_line("x", "y", Terminal()))
-            self.assertEqual("x: y", error_line("x", "y", io.StringIO()))
-        with patch.dict("os.environ", {"NO_COLOR": "1"}):
-            self.assertEqual("x: y", error_line("x", "y", Terminal()))
+    def test_command_that_is_nearly_right_is_named(self) -> None:
+        """The command that was probably meant is named."""
+        for name, given, meant in (
+            ("nixery-admin", "lst", "list"),
+            ("nixery-admin", "varify", "verify"),
+            ("nixery-popcount", "chanel", "channel"),
+        ):
+            _, err = self.run_command(name, given, status=2)
+            self.assertIn(f"(did you mean {meant}?)", err)
+
+    def test_help_ends_with_examples_and_fits_the_terminal(self) -> None:
+        """The help of every command is wrapped at the terminal's width, and ends with examples."""
+        commands = [[name] for name in COMMANDS]
+        commands += [
+            [name, each]
+            for name, subcommands in (
+                ("nixery-admin", "check gc inspect list purge sbom sign verify warm"),
+                ("nixery-popcount", "channel store set"),
+            )
+            for each in subcommands.split()
+        ]
+        for columns in ("60", "100"):
+            with patch.dict("os.environ", {"COLUMNS": columns}):
+                for name, *subcommand in commands:
+                    out, err = self.run_command(name, *subcommand, "--help", status=0)
+                    self.assertEqual("", err)
+                    text, _, examples = out.partition("\nexamples:\n")
+                    self.assertIn(f"  {name}", examples, subcommand)
+                    too_long = [line for line in text.splitlines() if len(line) > int(columns)]
+                    self.assertEqual([], too_long)
+
+    def test_options_of_popcount_stand_before_or_after_the_command(self) -> None:
+        """The options of all commands mean the same before the command and after it."""
+        for arguments in (["--output=/nonexistent/x", "store"], ["store", "-o", "/nonexistent/x"]):
+            _, err = self.run_command("nixery-popcount", *arguments, status=1)
+            self.assertEqual(
+                "nixery-popcount: error: cannot write /nonexistent/x: its directory does not"
+                " exist\n",
+                err,
+            )

@@ -330,7 +330,8 @@ class StoredTests(AdminCase):
         config = Path(self.mktemp())
         config.write_text("max_bytes: 1 GiB")
         self.assertIn(
-            f"nixery-admin: max_bytes ({config}): this name is deprecated: use max_storage_size\n",
+            f"nixery-admin: warning: max_bytes ({config}): this name is deprecated: use"
+            " max_storage_size\n",
             self.run_admin("list", "--config", str(config)),
         )
 

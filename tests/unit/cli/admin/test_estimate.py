@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nixery.cli.admin.command import admin
 from nixery.cli.admin.estimate import describe_estimate, estimate_path, fetch_estimate
 from nixery.cli.admin.registry_client import RegistryClient, RegistryResponse
-from nixery.cli.errors import AdminRefused
+from nixery.cli.errors import CommandRefused
 from nixery.image.errors import InvalidName, InvalidReference
 from nixery.image.names import Digest, Tag, parse_image_name
 from nixery.inspection.estimate import (
@@ -98,7 +98,7 @@ class AnswerTests(SynchronousTestCase):
 
     def refused(self, status: int, body: bytes, **headers: str) -> str:
         client = FakeClient(status, body, **headers)
-        error: AdminRefused = self.failureResultOf(self.fetch(client), AdminRefused).value
+        error: CommandRefused = self.failureResultOf(self.fetch(client), CommandRefused).value
         return error.message
 
     def test_estimate_is_returned_as_it_is(self) -> None:
@@ -190,12 +190,16 @@ class TextTests(SynchronousTestCase):
 class CommandTests(SynchronousTestCase):
     """The command."""
 
-    def run_admin(self, *arguments: str, found: Mapping[str, Any]) -> str:
-        out = io.StringIO()
+    def run_admin(
+        self, *arguments: str, found: Mapping[str, Any] | None, status: int = 0
+    ) -> tuple[str, str]:
+        out, err = io.StringIO(), io.StringIO()
 
         async def fetch(client: RegistryClient, path: str, timeout: float) -> Mapping[str, Any]:
             self.assertEqual("/api/estimate/git?tag=latest", path)
             self.assertEqual(("http://r.example", 600.0), (client.base, timeout))
+            if found is None:
+                raise CommandRefused(reason="404: there is no git")
             return found
 
         def run(main: Any) -> None:
@@ -205,14 +209,22 @@ class CommandTests(SynchronousTestCase):
             patch("nixery.cli.admin.command.fetch_estimate", fetch),
             patch("nixery.cli.admin.command.run_reactor_and_return", run),
             contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
             self.assertRaises(SystemExit) as ended,
         ):
             admin(["estimate", "git", "--url", "http://r.example", *arguments])
-        self.assertEqual(0, ended.exception.code)
-        return out.getvalue()
+        self.assertEqual(status, ended.exception.code)
+        return out.getvalue(), err.getvalue()
 
     def test_result_is_on_standard_output_as_text_or_json(self) -> None:
         """The estimate is printed on standard output, in words or as the registry sent it."""
         sent = data(READY)
-        self.assertIn("12 layers", self.run_admin(found=sent))
-        self.assertEqual(sent, json.loads(self.run_admin("--json", found=sent)))
+        self.assertIn("12 layers", self.run_admin(found=sent)[0])
+        self.assertEqual(sent, json.loads(self.run_admin("--json", found=sent)[0]))
+
+    def test_failure_is_one_line_on_standard_error(self) -> None:
+        """The answer of a registry that refuses is one line, and no traceback."""
+        self.assertEqual(
+            ("", "nixery-admin: error: 404: there is no git\n"),
+            self.run_admin("--json", found=None, status=1),
+        )
