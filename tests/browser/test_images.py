@@ -274,12 +274,12 @@ class ImageTests(BrowserCase):
         self.visit(watched_registry(), "/images/hostile:latest/paths")
         page.wait("#paths")
         self.visit(watched_registry(), "/?packages=hostile+hostil")
-        page.wait("[data-name=hostile]", "<img src=x onerror=alert(1)>")
-        page.wait("[data-name=hostil] .near")
+        page.wait("#result-packages [data-name=hostile]", "<img src=x onerror=alert(1)>")
+        page.wait("#result-packages [data-name=hostil] .near")
         page.type("#packages", "hostil hostile plain")
-        page.wait("[data-name=plain]")
-        page.wait("[data-name=hostile]", "<img src=x onerror=alert(1)>")
-        page.wait("[data-name=hostil] .near a")
+        page.wait("#result-packages [data-name=plain]")
+        page.wait("#result-packages [data-name=hostile]", "<img src=x onerror=alert(1)>")
+        page.wait("#result-packages [data-name=hostil] .near a")
         self.assertEqual([], page.find_all("main img, main script"))
         bad = "/images/%3Cimg%20src=x%20onerror=alert(1)%3E%E2%80%AE%22'%3E:latest"
         for path, status in ((bad, 400), (f"{bad}/paths", 400), (f"/builds{bad}", 404)):
