@@ -167,7 +167,7 @@ class Packer:
             # upload is lost then is packed once more here.
             if len(jobs) > 1:
                 raise
-            self._log.warn("a layer is packed again: {error}", error=error)
+            self._log.warn("Packing a layer again: {error}", error=error)
             return await self._pack(jobs, stop)
 
     async def _pack(self, jobs: Sequence[_Job], stop: Event) -> Sequence[LayerRecord]:

@@ -317,7 +317,9 @@ class NixCommands:
         try:
             count = await self._context.workers.run(remove_all, self._context.settings.roots)
         except Exception:  # noqa: BLE001  # roots that are left only take disk space
-            self._log.failure("roots in {roots} are left", roots=self._context.settings.roots)
+            self._log.failure(
+                "Cannot remove the roots in {roots}", roots=self._context.settings.roots
+            )
         else:
             if count:
                 self._log.info("removed {count} roots that an earlier run left", count=count)

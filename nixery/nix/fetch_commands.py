@@ -168,7 +168,7 @@ class FetchCommands:
                 if error.output is None or not _NO_SHALLOW.search(error.output.stderr):
                     raise
             self._log.info(
-                "{url} cannot be fetched without its history, and is fetched with it",
+                "Fetching {url} with its history: its server does not send single commits",
                 url=tree.url,
             )
             self._whole.add(tree.url)

@@ -85,7 +85,9 @@ class FetchedRoots:
         except (NixeryError, OSError) as error:
             # It is fetched again when it is needed again.
             self._recent.pop(path, None)
-            self._log.warn("{path} is not kept: {error}", path=path, error=error)
+            self._log.warn(
+                "Cannot protect {path} from garbage collection: {error}", path=path, error=error
+            )
 
 
 # -- on worker threads --------------------------------------------------------

@@ -123,7 +123,7 @@ class NixFetcher:
             )
             for name in dropped:
                 self._rooted.pop(name, None)
-                self._log.info("the source {name} is not kept any longer", name=name)
+                self._log.info("No longer keeping the source {name}", name=name)
         self._rooted[link.name] = self._context.clock.seconds()
         return path
 

@@ -106,8 +106,7 @@ class PopularityData:
         """Load the pinned copy, if there is one, and begin to fetch if necessary."""
         if self.url is None:
             self._log.info(
-                "There are no popularity data: NIX_POPULARITY_URL is not set. Images share"
-                " fewer layers without."
+                "No popularity data: images share fewer layers. NIX_POPULARITY_URL loads them."
             )
             return
         stored = await self._load_snapshot()

@@ -131,7 +131,7 @@ class OrderedService(Service):
                 await part.stop()
             except Exception:  # noqa: BLE001
                 # The components below it must stop all the same.
-                self._log.failure("The {part} did not stop as it should.", part=part.name)
+                self._log.failure("The {part} failed to stop.", part=part.name)
 
 
 def exit_with_failure(reactor: IReactorCore, status: int) -> None:

@@ -177,7 +177,7 @@ class GitRepository:
             if not _DAMAGED_MIRROR.search(error.output.stderr):
                 raise
             self._log.warn(
-                "The mirror {mirror} is damaged, and is made again: {error}",
+                "Cloning the damaged mirror {mirror} again: {error}",
                 mirror=str(self._mirror),
                 error=error,
             )

@@ -165,7 +165,7 @@ def make_http(
     async def start() -> None:
         hosts.add_own(socket.gethostname())
         Deferred.fromCoroutine(learn_own_names()).addErrback(
-            lambda why: _log.failure("the machine's full name is not known", why)
+            lambda why: _log.failure("Cannot look up the full name of this machine", why)
         )
         addresses = await listener.start()
         # Nothing is answered before this function returns to the reactor.

@@ -38,7 +38,7 @@ _ADVICE = {
     "Connection refused": "connection refused: start the registry, or give its address with --url",
     "wrong version number": "the registry does not speak TLS there: write http:// in --url",
     "record layer failure": "the registry does not speak TLS there: write http:// in --url",
-    "not enough values to unpack": "that is not HTTP: write https:// in --url if it speaks TLS",
+    "closed cleanly": "it closed the connection: if it speaks TLS, write https:// in --url",
     "DNS lookup failed": "there is no such host: give the address of the registry with --url",
 }
 """Advice by texts in the errors of connections."""

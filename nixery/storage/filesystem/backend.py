@@ -91,7 +91,7 @@ class FilesystemStorage:
         """
         swept = await self._workers.run(_prepare, self._root)
         if swept:
-            self._log.info("{swept} files that a crash had left were removed", swept=swept)
+            self._log.info("Removed {swept} files that a crash left", swept=swept)
 
     async def complete_indexes(self) -> None:
         """

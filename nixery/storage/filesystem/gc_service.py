@@ -99,7 +99,7 @@ class CollectionService:
             self._log.info("No collection of the storage: another one is running.")
             return None
         except (NixeryError, CancelledError) as error:
-            self._log.error("The storage was not collected: {error}", error=error)
+            self._log.error("Cannot collect garbage in the storage: {error}", error=error)
             return None
         if result is None:
             return None

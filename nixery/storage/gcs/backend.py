@@ -384,7 +384,7 @@ class GcsStorage:
         try:
             swept = await self._task("sweep", lambda objects: sweep(objects, now))
         except (NixeryError, CancelledError) as error:
-            _log.warn("abandoned uploads were not swept away: {error}", error=error)
+            _log.warn("Cannot remove abandoned uploads: {error}", error=error)
         else:
             if swept:
                 _log.info("{swept} abandoned uploads were removed", swept=swept)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from unittest.mock import patch
 
 from OpenSSL.SSL import Error
+from twisted.internet import error as errors
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectionDone, DNSLookupError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -33,6 +34,18 @@ class ErrorTests(SynchronousTestCase):
         text = self.reason(ResponseNeverReceived([Failure(cause)]))
         self.assertIn("set SSL_CERT_FILE to a PEM file", text)
         self.assertNotIn("Failure", text)
+
+    def test_faults_of_the_address_are_told_with_what_to_write(self) -> None:
+        """A wrong scheme, host or port is told with the option that changes it."""
+        for cause, advice in (
+            (Error([("SSL routines", "", "wrong version number")]), "write http:// in --url"),
+            (ConnectionDone(), "write https:// in --url"),
+            (errors.ConnectionRefusedError("Connection refused"), "start the registry, or give"),
+            (DNSLookupError("no results"), "there is no such host"),
+        ):
+            text = self.reason(ResponseNeverReceived([Failure(cause)]))
+            self.assertIn(advice, text)
+            self.assertNotIn("Failure", text)
 
     def test_causes_are_told_without_the_types_around_them(self) -> None:
         """Other errors are told by their causes."""
