@@ -79,11 +79,17 @@ class EstimateTests(TestCase):
 
     async def prepare(self, cache: Path) -> None:
         await self.fill(cache)
+        self.use_cache(f"file://{cache}")
+
+    def use_cache(self, url: str) -> None:
+        """Use one binary cache from now on."""
+        lines = (
+            *("build-users-group =", "require-sigs = false", "download-attempts = 1"),
+            f"substituters = {url}",
+        )
         environ = nix_environment() | {
             "NIX_REMOTE": f"local?root={self.directory / 'root'}",
-            "NIX_CONFIG": (
-                f"build-users-group =\nsubstituters = file://{cache}\nrequire-sigs = false"
-            ),
+            "NIX_CONFIG": "\n".join(lines),
         }
         self.context = make_nix_context(self.directory, environ=environ, config={"salt": self.salt})
         self.nix = NixCommands(self.context, resolve=nix_directory() / "resolve.nix")
@@ -182,6 +188,16 @@ class EstimateTests(TestCase):
         assert store is not None
         self.assertEqual(("app-1",), store.built_names)
         self.assertEqual({"base-1", "tool-1"}, set(store.fetched_names))
+
+    async def test_cache_that_does_not_answer_is_told(self) -> None:
+        """A cache that cannot be reached is told, beside the builds that it may save."""
+        # The discard service, where nothing listens.
+        self.use_cache("http://127.0.0.1:9")
+        store = (await self.estimate("tool")).store
+        assert store is not None
+        self.assertEqual(("http://127.0.0.1:9",), store.unreachable)
+        self.assertEqual(("base-1", "tool-1"), store.built_names)
+        self.assertEqual((), store.fetched)
 
     async def test_valid_closure_is_planned_to_the_layer(self) -> None:
         """If the store has all, the layers are planned; nothing is downloaded or built."""
