@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +49,14 @@ def _help(setting: Setting) -> str:
     shown = f" (default: {setting.default_text})" if setting.default_text is not None else ""
     unit = f", in {setting.kind.name}" if setting.kind.name in {"bytes", "MiB", "seconds"} else ""
     return f"{setting.help}{unit} [{variables}]{shown}"
+
+
+_EXAMPLES = """\
+Examples:
+  NIXERY_CHANNEL=nixos-25.05 twistd -n nixery
+  twistd -n nixery --pkgs-path /srv/packages --port 8080
+  twistd -n nixery --config /etc/nixery/nixery.yaml
+"""
 
 
 class Options(usage.Options):
@@ -91,6 +100,8 @@ class Options(usage.Options):
 
     def getUsage(self, width: int | None = None) -> str:  # noqa: N802  # Twisted's name
         """Describe all options but the deprecated ones, by the sections of the documentation."""
+        if width is None:
+            width = shutil.get_terminal_size().columns
         accepted, described = self.longOpt, self.longdesc
         sections = {
             heading: {option_name(name) for name in names} for heading, names in SECTIONS.items()
@@ -107,7 +118,7 @@ class Options(usage.Options):
                 self.longdesc = described if heading == parts[-1][0] else " "
                 _, options = super().getUsage(width).split("\n", 1)
                 text += f"{heading}:\n{options.rstrip()}\n\n"
-            return text
+            return text + _EXAMPLES
         finally:
             self.longOpt, self.longdesc = accepted, described
 

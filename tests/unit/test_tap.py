@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Mapping
@@ -85,6 +86,15 @@ class OptionsTests(SynchronousTestCase):
         shown = str(Options({}))
         places = [shown.index(f"\n{heading}:\n") for heading in SECTIONS]
         self.assertEqual(sorted(places), places)
+
+    def test_help_fits_the_terminal_and_ends_with_examples(self) -> None:
+        """The help is wrapped at the terminal's width, and its last lines are commands."""
+        for columns in (60, 120):
+            self.patch(os, "environ", {"COLUMNS": str(columns)})
+            lines = Options({}).getUsage().rstrip().splitlines()
+            self.assertLessEqual(max(map(len, lines)), columns)
+            self.assertGreater(max(map(len, lines)), columns - 12)
+            self.assertIn("twistd -n nixery", lines[-1])
 
     def test_former_names_of_options_work_and_are_not_in_the_help(self) -> None:
         """Former names of options work and are not in the help."""
