@@ -180,7 +180,7 @@ class ChannelTests(CommandTests):
         self.cache.narinfos[paths[6]] = "<html>"
         result = self.succeed(*POPCOUNT, *self.call)
         self.assertIn("1 store paths are not in", result.stderr)
-        self.assertIn("1 are described in a way that cannot be", result.stderr)
+        self.assertIn("1 store paths have descriptions that cannot be used", result.stderr)
         left = {
             name: used
             for name, used in self.references.items()
