@@ -68,7 +68,9 @@ class Listener:
                 reason = getattr(error.socketError, "strerror", None) or str(error)
                 raise ListeningFailed(endpoint=text, reason=reason) from error
             except OSError as error:
-                raise ListeningFailed(endpoint=text, reason=str(error)) from error
+                # Its text has the names of files that Twisted makes beside the socket.
+                reason = error.strerror or str(error)
+                raise ListeningFailed(endpoint=text, reason=reason) from error
             self._ports.append(port)
             if _passed(text):
                 passed[text] = port.getHost()

@@ -59,6 +59,14 @@ class ListenerTests(SynchronousTestCase):
         self.assertEqual("tcp:1", failure.value.endpoint)
         self.assertEqual("Address in use", failure.value.reason)
 
+    def test_socket_without_its_directory(self) -> None:
+        """A UNIX socket whose directory is missing has the system's reason, without inner names."""
+        missing = OSError(errno.ENOENT, "No such file", "5550", None, b"/run/nixery/s.lock")
+        reactor = RaisingMemoryReactor(listenException=missing)
+        listener = Listener({"tcp:1": TCP4ServerEndpoint(reactor, 1)}, Factory())
+        failure = self.failureResultOf(Deferred.fromCoroutine(listener.start()), ListeningFailed)
+        self.assertEqual("No such file", failure.value.reason)
+
 
 class PassedTests(SynchronousTestCase):
     """Endpoints beside sockets that were passed."""
