@@ -137,7 +137,7 @@ let
     };
 
     meta = {
-      description = "A container registry that builds the images it is asked for, with Nix";
+      description = "A container registry that builds images on demand, with Nix";
       license = lib.licenses.mit;
       platforms = lib.platforms.linux;
       mainProgram = "nixery";

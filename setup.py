@@ -39,7 +39,7 @@ class BuildWithDocumentation(build_py):
 setup(
     name="nixery",
     version=runpy.run_path("nixery/version.py")["VERSION"],
-    description="A container registry that builds the images it is asked for, with Nix",
+    description="A container registry that builds images on demand, with Nix",
     long_description=Path("README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -1,6 +1,6 @@
 # For flakes, in a folder of theirs: `nix build 'git+file:///path/to/nixery?dir=nix#nixery'`.
 {
-  description = "A container registry that builds the images it is asked for, with Nix";
+  description = "A container registry that builds images on demand, with Nix";
 
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
 

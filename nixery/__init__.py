@@ -1,1 +1,1 @@
-"""A container registry that builds the images it is asked for, with Nix."""
+"""A container registry that builds images on demand, with Nix."""

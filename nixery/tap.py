@@ -70,7 +70,7 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = (
-        "A container registry that builds the images it is asked for, with Nix. An option wins"
+        "A container registry that builds images on demand, with Nix. An option wins"
         " over its environment variables [in brackets], and that over the configuration file,"
         " which has the same settings with underscores."
     )

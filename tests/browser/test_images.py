@@ -122,7 +122,7 @@ class ImageTests(BrowserCase):
         page.wait("#layer-1 .facts", "Why it is a layer")
         page.wait("#layer-1 .paths a").click()
         page.wait("#why-answer[data-found='1'] .chain [aria-current]", "part299")
-        page.wait("#why-answer .chain", "asked for")
+        page.wait("#why-answer .chain", "requested")
 
     def test_why_a_path_is_there_is_answered_without_javascript(self) -> None:
         """The page says without JavaScript why a path is there, and draws the closure."""

@@ -5,6 +5,6 @@ from twisted.application.service import ServiceMaker
 nixery = ServiceMaker(
     "Nixery",
     "nixery.tap",
-    "A container registry that builds the images it is asked for, with Nix.",
+    "A container registry that builds images on demand, with Nix.",
     "nixery",
 )

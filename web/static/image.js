@@ -226,7 +226,7 @@ function choose(n) {
     show(n);
     view.dataset.chosen = data.path[n];
     const steps = chainTo(n).map((each) => names[each]);
-    announce(`${names[n]}, ${size(data.size[n])}. ${steps.length > 1 ? `There because of ${steps.join(", then ")}` : "It was asked for"}.`);
+    announce(`${names[n]}, ${size(data.size[n])}. ${steps.length > 1 ? `There because of ${steps.join(", then ")}` : "It was requested"}.`);
   } else {
     delete view.dataset.chosen;
   }
