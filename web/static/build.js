@@ -17,7 +17,8 @@ function show(build) {
   by("notes").replaceChildren(...notes(build));
   clock = ended ? null : { build, at: performance.now() };
   by("elapsed").textContent = duration(build.elapsed);
-  by("digest").textContent = build.digest ?? (ended ? "none" : "not yet");
+  by("digest").textContent = build.digest ?? "";
+  for (const id of ["digest-title", "digest"]) by(id).hidden = !build.digest;
   running(build, build.elapsed);
   by("progress").hidden = ended;
   for (const id of ["follows-title", "follows"]) by(id).hidden = !build.follows;
@@ -103,7 +104,7 @@ function problem(found) {
     parts.push(element("p", { class: "advice" }, found.advice, more && " ", more));
   }
   const { retry_at: again } = found;
-  parts.push(element("p", { class: "retry" }, ...(again
+  parts.push(element("p", { class: "retry" }, ...(again && Date.parse(again) > Date.now()
     ? ["The first pull after ", element("time", { "data-exact": true, datetime: again }, `${again.slice(5, 19).replace("T", " ")} UTC`), " tries again."]
     : ["The next pull tries again."])));
   parts.push(element("p", { class: "error-message" }, message));

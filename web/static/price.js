@@ -56,7 +56,7 @@ function describe(platform) {
   const { ready, store, pull, shared } = platform;
   const sentences = [ready ? "Ready." : building(store)];
   if (pull.layers !== null && pull.size !== null) {
-    const about = { estimate: "about ", lower_bound: "at least " }[pull.accuracy] ?? "";
+    const about = { estimate: "about ", lower_bound: "at least about " }[pull.accuracy] ?? "";
     sentences.push(`A pull downloads ${about}${size(pull.size)} in ${count(pull.layers, "layer")}.`);
   } else sentences.push("What a pull downloads is not known before it is built.");
   if (shared?.layers) sentences.push(`You have ${size(shared.size ?? 0)} in ${count(shared.layers, "layer")} of it already.`);

@@ -131,6 +131,7 @@ class Pages:
         }
         environment.filters |= {
             "ago": lambda time: time_element(time, SystemWallClock().now()),
+            "is_future": lambda time: time > SystemWallClock().now(),
             "clock": short_time,
             "duration": duration,
             "stopwatch": stopwatch,

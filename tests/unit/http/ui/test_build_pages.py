@@ -14,7 +14,7 @@ from nixery.builds.progress import Build
 from nixery.builds.tracker import BuildTracker
 from nixery.http.routes import UIHandlers
 from nixery.http.server import make_site
-from nixery.http.ui import build_log, build_pages, build_streams
+from nixery.http.ui import build_log, build_pages, build_streams, pages
 from nixery.http.ui.build_list import BUILDS_PER_PAGE
 from nixery.http.ui.build_pages import MAX_STREAMS_PER_CLIENT, BuildPages
 from nixery.http.ui.build_streams import BUILDS_AT_ONCE, Builds
@@ -379,6 +379,11 @@ class PageTests(PagesTestCase):
             )
         ]
         self.assertEqual(sorted(places), places)
+        now = FakeWallClock(self.clock)
+        self.patch(pages, "SystemWallClock", lambda: now)
+        self.assertIn("The first pull after", self.html(f"/builds/{build.id}"))
+        self.clock.advance(61)
+        self.assertIn("The next pull tries again.", self.html(f"/builds/{build.id}"))
         other = self.begin("other")
         other.fail(BuildFailed(derivation=derivation, log=(), output=output))
         self.assertIn("The next pull tries again.", self.html(f"/builds/{other.id}"))

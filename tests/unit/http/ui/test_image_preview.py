@@ -295,7 +295,7 @@ class PriceTests(PreviewCase):
             "State to be built",
             "From binary caches 3.00 MB in 2 store paths, 9.00 MB unpacked",
             "Built here 1 derivation: hello-2.12",
-            "To pull at least 4.00 MB",
+            "To pull at least about 4.00 MB",
         ):
             self.assertIn(words, text)
         self.assertEqual([("192.0.2.1", "git:latest", None)], self.estimator.asked)
