@@ -5,6 +5,8 @@ in ``docker pull``.
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from twisted.web.server import Request
 from werkzeug.exceptions import NotFound
 
@@ -13,6 +15,7 @@ from nixery.http.server import first_segment
 from nixery.http.ui.image_link import SITE_SEGMENTS, find_image_link
 from nixery.http.ui.image_views import place
 from nixery.http.ui.pages import PAGE_HEADERS, add_vary, wants_html
+from nixery.http.ui.query import argument
 from nixery.image.names import parse_image_name
 
 __all__ = ["redirect_to_image", "redirect_to_latest"]
@@ -44,6 +47,10 @@ def redirect_to_image(request: Request) -> bytes:
 
 def _redirect(request: Request, label: str) -> bytes:
     location = place(label)
+    # The image that the visitor has already.
+    having = argument(request, b"with")
+    if having:
+        location += f"?with={quote(having, safe='/:@')}"
     request.setResponseCode(302)
     set_headers(request, {**PAGE_HEADERS, b"Location": location.encode("ascii")})
     return answer_with(request, PLAIN_TEXT, f"{location}\n".encode())

@@ -200,6 +200,7 @@ class RouteTests(SynchronousTestCase):
             ("/shell/git", "/images/shell/git:latest"),
             ("/git/shell:x/", "/images/git/shell:x"),
             ("/index.html:22.05", "/images/index.html:22.05"),
+            ("/git?with=git%2Fx:v1%0d", "/images/git:latest?with=git/x:v1%0D"),
             ("/search/git", None),
             ("/builds", None),
             ("/%61pi/x", None),
