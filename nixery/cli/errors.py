@@ -20,7 +20,7 @@ class CommandRefused(NixeryError):
 
     @property
     def message(self) -> str:
-        return self.reason
+        return self.reason or "the command was refused"
 
 
 @frozen(kw_only=True)

@@ -65,7 +65,11 @@ class _EvaluationError(ProcessFailed):
 class FetchForbidden(NixeryError):
     """An evaluation that may not fetch tried to."""
 
-    message: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"the package set may not fetch: {self.reason}"
 
 
 class CommandEvaluator:
@@ -229,7 +233,7 @@ class CommandEvaluator:
             else:
                 reason = log.reason(self._context.settings)
             if lookup.fetches is Fetches.FORBIDDEN and fetch_forbidden(reason):
-                raise FetchForbidden(message=reason) from failure
+                raise FetchForbidden(reason=reason) from failure
             if log.is_unanswered:
                 raise SourceUnavailable(
                     source="a host", what="what the package set pins", reason=reason, output=output

@@ -44,6 +44,14 @@ def instances(kind: type[NixeryError]) -> st.SearchStrategy[NixeryError]:
 class TreeTests(SynchronousTestCase):
     """Tests that hold for every type of error."""
 
+    def test_error_without_a_text_has_a_message(self) -> None:
+        """An error has a message also if all of its texts are empty."""
+        for kind in TYPES:
+            hints = get_type_hints(kind)
+            texts = {name: "" for name, hint in hints.items() if hint is str}
+            if texts and all(hint is str for hint in hints.values()):
+                self.assertTrue(kind(**texts).message, kind)
+
     @settings(max_examples=200)
     @given(st.sampled_from(TYPES).flatmap(instances))
     def test_error_has_a_message_whatever_its_fields_hold(self, error: NixeryError) -> None:
