@@ -161,26 +161,26 @@ class BoxTests(BrowserCase):
     def test_price_is_shown_before_the_pull_and_beside_an_image_that_one_has(self) -> None:
         """The price follows the names; an image that one has is subtracted, if it is known here."""
         page, registry = self.browser, watched_registry()
-        self.allow("/api/estimate/plain/estate", 404)
-        self.visit(registry, "/?packages=estate+plain")
+        self.allow("/api/estimate/plain/priced", 404)
+        self.visit(registry, "/?packages=priced+plain")
         page.wait("#price-lines p", "To be built: ")
         self.assertEqual(200, registry.registry.manifest("plain").status)
-        page.click("#chips [data-name=estate]")
+        page.click("#chips [data-name=priced]")
         page.wait("#price-lines p", "Ready. A pull downloads ")
         page.type("#having", "plain")
         page.wait("#price-lines p", " of it already.")
         page.click("#packages")
-        page.press(*"estate ")
+        page.press(*"priced ")
         page.wait("#price-lines p", "To be built: ")
         page.type("#having", "nothing/of/the/kind")
         page.wait("#price-lines p", "Not known: ")
         self.assertEqual([], page.faults())
         link = str(page.find("#preview-link").get_attribute("href"))
-        self.assertTrue(link.endswith("/images/plain/estate:latest"), link)
+        self.assertTrue(link.endswith("/images/plain/priced:latest"), link)
         with page.without_scripts():
-            self.visit(registry, "/?packages=plain+estate")
+            self.visit(registry, "/?packages=plain+priced")
             page.click("#preview-link")
-            page.wait("#packages-table [data-package=estate]")
+            page.wait("#packages-table [data-package=priced]")
 
     def test_late_answers_are_dropped_and_limits_are_told(self) -> None:
         """An answer that comes late is dropped; a limit is told, and Check tries again."""

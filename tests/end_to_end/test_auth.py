@@ -71,8 +71,8 @@ class Guarded:
         os.kill(self.daemon.pid, signal.SIGHUP)
         wait_until(
             lambda: (
-                "users and their rules are" in self.daemon.log(begun)
-                or "users and their rules stay" in self.daemon.log(begun)
+                "Reloaded: users and their rules" in self.daemon.log(begun)
+                or "Cannot reload the users and their rules" in self.daemon.log(begun)
             ),
             "the daemon to have looked at its files",
         )

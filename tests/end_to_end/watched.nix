@@ -126,7 +126,7 @@ let
 
   # What a test counts or holds back is its own; the others are for all.
   packages =
-    named simple [ "plain" "known" ]
+    named simple [ "plain" "known" "priced" ]
     // named held [ "crowded" "left-alone" "endless" "queued" "joined" ]
     // named held [ "slow-docker" "slow-podman" "slow-skopeo" "slow-ctr" "slow-http" ]
     // named stepwise [ "seen-live" "seen-plain" "seen-listed" "seen-filtered" "seen-running" "seen-preview" ]
