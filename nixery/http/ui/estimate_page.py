@@ -24,7 +24,7 @@ from nixery.image.names import ImageName, Tag, parse_tag
 from nixery.inspection.errors import ImageNotPulled
 from nixery.inspection.estimate import Estimate, Held
 
-__all__ = ["EstimatePage"]
+__all__ = ["EstimatePage", "Estimator"]
 
 _NOTHING: Mapping[str, object] = {
     "image": None,
@@ -36,7 +36,7 @@ _NOTHING: Mapping[str, object] = {
 }
 
 
-class _Estimator(Protocol):
+class Estimator(Protocol):
     """Estimates the price of images."""
 
     async def estimate(
@@ -61,7 +61,7 @@ class EstimatePage:
     """
 
     def __init__(
-        self, estimator: _Estimator, visibility: VisibilityRules, references: ImageReferences
+        self, estimator: Estimator, visibility: VisibilityRules, references: ImageReferences
     ) -> None:
         self._estimator = estimator
         self._visibility = visibility

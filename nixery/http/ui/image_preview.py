@@ -9,8 +9,7 @@ goes on, and the page is loaded again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from attrs import define, evolve, frozen
 from twisted.internet.interfaces import IReactorTime
@@ -23,12 +22,13 @@ from nixery.http.client_address import client_keys
 from nixery.http.error_responses import error_response
 from nixery.http.responses import client_disconnected, set_headers
 from nixery.http.ui.build_list import standing_failures
+from nixery.http.ui.estimate_page import Estimator
 from nixery.http.ui.image_facts import KeptBuilds
 from nixery.http.ui.image_reference import ImageReferences
 from nixery.http.ui.image_views import place
 from nixery.http.ui.package_query import PackageQueries, program_of, queries_of
 from nixery.http.ui.pages import Pages
-from nixery.http.ui.platform_search import search_platforms
+from nixery.http.ui.platform_search import PlatformSearch, search_platforms
 from nixery.http.ui.preview_contents import (
     PlatformResults,
     PreviewPackage,
@@ -40,7 +40,6 @@ from nixery.http.visibility import VisibilityRules
 from nixery.image.errors import PackageProblem
 from nixery.image.names import (
     ImageName,
-    PackageRequest,
     Tag,
     is_referrers_tag,
     meta_packages_first,
@@ -62,23 +61,6 @@ RESPONSE_SECONDS = 4.0
 
 MIN_PRICE_SECONDS = 0.5
 """Seconds for which it waits for its price in any case."""
-
-
-class _SearchResult(Protocol):
-    @property
-    def revision(self) -> Revision: ...
-
-    @property
-    def results(self) -> Sequence[LookupResult]: ...
-
-
-class PackageSearch(Protocol):
-    """Looks up packages."""
-
-    async def search(
-        self, client: str, system: str, requests: Sequence[PackageRequest], tag: Tag
-    ) -> _SearchResult:
-        """Look up package names; :raises NixeryError: they cannot be looked up."""
 
 
 @frozen(kw_only=True)
@@ -132,21 +114,6 @@ class _Price:
     is_late: bool = False
 
 
-class Estimator(Protocol):
-    """Estimates prices."""
-
-    async def estimate(
-        self,
-        client: str,
-        name: ImageName,
-        tag: Tag,
-        having: Held | None = None,
-        *,
-        may_see: Callable[[str], bool],
-    ) -> Estimate:
-        """As :meth:`nixery.inspection.estimator.Estimator.estimate`."""
-
-
 @define(kw_only=True, eq=False)
 class ImagePreview:
     """
@@ -165,7 +132,7 @@ class ImagePreview:
     """
 
     _pages: Pages
-    _search: PackageSearch
+    _search: PlatformSearch
     _answers: BackgroundAnswers[tuple[ImageName, Tag], Contents]
     _estimator: Estimator
     _prices: BackgroundAnswers[PriceKey, Estimate]

@@ -36,7 +36,7 @@ from nixery.http.ui.package_query import (
     program_of,
 )
 from nixery.http.ui.pages import Pages
-from nixery.http.ui.platform_search import LATEST, search_platforms
+from nixery.http.ui.platform_search import PlatformSearch, search_platforms
 from nixery.http.ui.query import argument
 from nixery.http.visibility import AllowAll, VisibilityRules
 from nixery.image.errors import PackageProblem
@@ -44,8 +44,6 @@ from nixery.image.names import (
     ARCH_META_PACKAGES,
     DEFAULT_PACKAGES,
     SHELL,
-    PackageRequest,
-    Tag,
 )
 from nixery.image.packages import LookupResult
 from nixery.runtime.deferreds import TimedOut, with_timeout
@@ -63,24 +61,11 @@ MAX_RECENT_FAILURES = 5
 """The number of failed builds on the page, with their logs."""
 
 
-class _SearchResult(Protocol):
-    @property
-    def revision(self) -> Revision: ...
-
-    @property
-    def results(self) -> Sequence[LookupResult]: ...
-
-
-class PackageSearch(Protocol):
+class PackageSearch(PlatformSearch, Protocol):
     """Looks up packages, and the revision of the package set."""
 
     async def revision(self) -> Revision:
         """Return the revision served now; :raises NixeryError: it cannot be determined."""
-
-    async def search(
-        self, client: str, system: str, requests: Sequence[PackageRequest], tag: Tag = LATEST
-    ) -> _SearchResult:
-        """Look up package names; :raises NixeryError: they cannot be looked up."""
 
 
 class IndexPage:

@@ -9,6 +9,7 @@ from typing import Protocol
 from nixery.image.names import ImageName, PackageRequest, Tag
 from nixery.image.packages import LookupResult
 from nixery.nix.errors import EvaluationFailed
+from nixery.sources.source import Revision
 
 __all__ = ["LATEST", "PlatformSearch", "SearchResult", "search_platforms"]
 
@@ -16,7 +17,11 @@ LATEST = Tag("latest")
 
 
 class SearchResult(Protocol):
-    """The results for some package names."""
+    """The results for some package names, in a revision of the package set."""
+
+    @property
+    def revision(self) -> Revision:
+        """The revision."""
 
     @property
     def results(self) -> Sequence[LookupResult]:
@@ -27,7 +32,7 @@ class PlatformSearch(Protocol):
     """Looks up packages."""
 
     async def search(
-        self, client: str, system: str, requests: Sequence[PackageRequest], tag: Tag
+        self, client: str, system: str, requests: Sequence[PackageRequest], tag: Tag = LATEST
     ) -> SearchResult:
         """Look up package names; :raises NixeryError: they cannot be looked up."""
 
