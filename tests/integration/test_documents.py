@@ -88,7 +88,7 @@ class OriginTests(NixTestCase):
         )
         self.assertEqual({}, realisation.origins.substituted)
         [middle] = realisation.outputs
-        cache = f"file://{self.directory.resolve()}/cache"
+        cache = (self.directory.resolve() / "cache").as_uri()
         enabled = ("--extra-experimental-features", "nix-command")
         self.run_nix("nix", *enabled, "copy", "--to", cache, middle)
 

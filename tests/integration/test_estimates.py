@@ -51,7 +51,7 @@ def copy_to_cache(paths: Sequence[str], cache: Path) -> None:
     subprocess.run(
         [
             *("nix", "--extra-experimental-features", "nix-command"),
-            *("copy", "--to", f"file://{cache}", *paths),
+            *("copy", "--to", cache.as_uri(), *paths),
         ],
         env=nix_environment(),
         check=True,
@@ -79,7 +79,7 @@ class EstimateTests(TestCase):
 
     async def prepare(self, cache: Path) -> None:
         await self.fill(cache)
-        self.use_cache(f"file://{cache}")
+        self.use_cache(cache.as_uri())
 
     def use_cache(self, url: str) -> None:
         """Use one binary cache from now on."""

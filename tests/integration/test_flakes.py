@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
@@ -115,6 +116,10 @@ class FlakeRepository(Repository):
 class FlakeCase(SourceCase):
     def setUp(self) -> None:
         super().setUp()
+        # Nix takes no letters that are not ASCII in the URL of a flake, nor their escapes.
+        self.registry_directory = self.directory
+        self.directory = Path(tempfile.mkdtemp(prefix="nixery-flakes-"))
+        self.addCleanup(shutil.rmtree, self.directory)
         self.words = FlakeRepository(self.directory / "words.git")
         self.words.write("flake.nix", WORDS.replace("NAME", "one"))
         self.words.save()
@@ -267,7 +272,7 @@ class FlakeTests(FlakeCase):
         self.words.save()
         self.assertEqual(await self.name(sources, "inputs", missing), "moved-plain-below-moved")
         self.assertEqual(await self.name(sources, "inputs", self.first), "one-plain-below-one")
-        self.assertEqual([*(self.directory / "cache" / "nixery").glob("tmp*")], [])
+        self.assertEqual([*(self.registry_directory / "cache" / "nixery").glob("tmp*")], [])
 
     async def test_directory_of_a_lock_file_is_one_of_the_flake(self) -> None:
         """A lock file reads no directory that is outside of the flake, also not by a link."""
@@ -316,7 +321,7 @@ class FlakeTests(FlakeCase):
         taken = self.collect_before_rooting()
         package_set = await self.fetched(await self.make())
         self.assertIn("1 store paths deleted", taken.read_text())
-        [link] = (self.directory / "state" / "nixery" / "src").iterdir()
+        [link] = (self.registry_directory / "state" / "nixery" / "src").iterdir()
         described = json.loads(link.read_text())
         self.assertEqual(described["path"], str(package_set.path))
         nodes = json.loads((package_set.path / "flake.lock").read_text())["nodes"].values()

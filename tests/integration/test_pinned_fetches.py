@@ -14,7 +14,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 
 from nixery.config.load import load_config
 from nixery.image.errors import PackagesRefused
@@ -27,7 +27,13 @@ from nixery.sources.tag_policy import LATEST
 from nixery.testing.fakes import InlineWorkers
 from nixery.wiring.nix import make_nix_context
 from nixery.wiring.sources import make_sources
-from tests.integration.nixenv import make_nix, nix_environment, nix_missing, path_set
+from tests.integration.nixenv import (
+    make_nix,
+    nix_environment,
+    nix_missing,
+    nix_path,
+    path_set,
+)
 from tests.support.http_files import FileHandler, serve_files
 
 SYSTEM = "x86_64-linux"
@@ -456,6 +462,8 @@ class PinnedFetchesTests(TestCase):
 
     async def test_files_are_read_where_evaluations_may_read(self) -> None:
         """An archive of a file URL is a file: it may be read in the set, and not beside it."""
+        if not str(self.directory).isascii():
+            raise SkipTest("Nix takes no letters in file URLs that are not ASCII")
         archive = self.served / "set.tar.gz"
         for place, words in ((archive, "extra_paths"), (self.set / archive.name, "")):
             (self.set / archive.name).write_bytes(archive.read_bytes())
@@ -475,7 +483,8 @@ class PinnedFetchesTests(TestCase):
         (named / "default.nix").write_text(PINNED_SET)
         (extra / "system.nix").write_text(f'"{SYSTEM}"')
         search_path = (("nixpkgs", named), ("nixery-extra-0", extra))
-        expression = f"(import <nixpkgs> {{ system = import {extra}/system.nix; }})"
+        imported = nix_path(extra / "system.nix")
+        expression = f"(import <nixpkgs> {{ system = import {imported}; }})"
         for text in (expression, f"builtins.seq {self.fetch(self.archive)} {expression}"):
             self.write("default.nix", text)
             self.assertIn("-tool.drv", await self.evaluate(search_path=search_path))
