@@ -18,7 +18,7 @@ from nixery.inspection.container_settings import ContainerSettings
 from nixery.inspection.reference_chains import shortest_predecessors
 from nixery.inspection.report import ImageReport
 from nixery.inspection.report_file import decode_report
-from nixery.inspection.retained_sizes import find_dominators
+from nixery.inspection.retained_sizes import RetainedPath, find_dominators, retained_tree
 
 __all__ = ["PageData", "make_page_data", "summary_page_data"]
 
@@ -36,7 +36,7 @@ class PageData:
         returns them.
     :param layer_numbers: for each path the number of its layer, from 0; -1 for none.
     :param referrers: for each path the numbers of the paths that refer to it.
-    :param dominators: as :func:`nixery.inspection.retained_sizes.find_dominators` returns them.
+    :param tree: its paths by retained sizes; ``None`` if they are not known.
     :param graph: the closure as JSON, compressed by gzip.
     :param picture: the closure as SVG, compressed by gzip.
     :param container: what the image sets for its containers; ``None`` if its config is gone.
@@ -48,7 +48,7 @@ class PageData:
     predecessors: tuple[int, ...] = ()
     layer_numbers: tuple[int, ...] = ()
     referrers: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
-    dominators: tuple[int, ...] = field(default=(), repr=False)
+    tree: RetainedPath | None = field(default=None, repr=False)
     graph: bytes = field(default=b"", repr=False)
     picture: bytes = field(default=b"", repr=False)
     container: ContainerSettings | None = None
@@ -93,7 +93,7 @@ def make_page_data(data: bytes) -> PageData:
         predecessors=predecessors,
         layer_numbers=tuple(layers_of_paths(report)),
         referrers=tuple(map(tuple, referrers)),
-        dominators=find_dominators(report),
+        tree=retained_tree(report, find_dominators(report)),
         graph=_gzip(graph),
         picture=_gzip(picture),
         etag=hashlib.sha256(graph + picture).hexdigest()[:32],

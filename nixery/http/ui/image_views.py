@@ -23,7 +23,7 @@ from nixery.inspection.image_list import ImageEntry
 from nixery.inspection.page_data import PageData
 from nixery.inspection.reference_chains import chain_to, find_chains, find_paths
 from nixery.inspection.report import ImageReport, ReportedLayer
-from nixery.inspection.retained_sizes import RetainedPath, retained_tree
+from nixery.inspection.retained_sizes import RetainedPath
 from nixery.layers.svg import DrawnLayer, draw_svg
 
 __all__ = [
@@ -192,7 +192,7 @@ def image_view(
         documents=tuple(documents),
         shared_size=sum(layer.size for layer in layers if layer.shared_count),
         related=related_images(label, report, holders),
-        tree=retained_tree(report, page_data.dominators) if report.paths else None,
+        tree=page_data.tree,
         question=question,
         answers=tuple(
             tuple(_path(page_data, number) for number in chain) for chain in finding.chains
