@@ -134,11 +134,6 @@ class OutputFile:
         """The bytes that it has."""
         return self._blocks[-1].offset + self._blocks[-1].size if self._blocks else 0
 
-    @property
-    def first_line(self) -> int | None:
-        """The number of its first line; ``None`` if it has none."""
-        return self._blocks[0].first if self._blocks else None
-
     def append(self, first: int, lines: Sequence[bytes]) -> None:
         """
         Append lines, or drop them if there is no space for them.

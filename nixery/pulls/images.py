@@ -194,11 +194,7 @@ class ImageService:
                 await self.image_cache.add(request.key, made.image)
             return await self._record_made(request, tag, made, request.key, request.key)
 
-        incomplete = await self._incomplete.answer(
-            request.key,
-            partial(self._get_known, request, tag),
-            lambda: self._join_job(request, tag, make),
-        )
+        incomplete = await self._get_incomplete(request, tag, make)
         if incomplete is not None:
             return incomplete
         stale = await self._get_stale(request, tag)
@@ -247,11 +243,7 @@ class ImageService:
                 self._observed_keys[evaluated.key] = made.key
             return await self._record_made(evaluated, tag, made, made.key, evaluated.key)
 
-        incomplete = await self._incomplete.answer(
-            request.key,
-            partial(self._get_known, request, tag),
-            lambda: self._join_job(request, tag, make),
-        )
+        incomplete = await self._get_incomplete(request, tag, make)
         if incomplete is not None:
             self.evaluation_lookups.memory += 1
             return incomplete
@@ -324,6 +316,16 @@ class ImageService:
         if image is not None:
             await self.recorder.record(request.name, tag, key, image)
         return image
+
+    async def _get_incomplete(
+        self, request: ImageRequest, tag: Tag, make: Callable[[Build], Awaitable[Image]]
+    ) -> Image | None:
+        """Return an index that lacks platforms, or what a job has made of it, if one is known."""
+        return await self._incomplete.answer(
+            request.key,
+            partial(self._get_known, request, tag),
+            lambda: self._join_job(request, tag, make),
+        )
 
     async def _join_job(
         self,

@@ -76,13 +76,6 @@ class LogFold:
     lines: list[LogLine] = field(factory=list)
     is_open: bool = True
 
-    @property
-    def first(self) -> LogLine:
-        """The first line of the derivation, which may be on another page."""
-        if self.derivation is None:
-            return self.lines[0]
-        return LogLine(number=self.derivation.first + 1, seconds=self.derivation.begun, text="")
-
 
 @frozen(kw_only=True)
 class LogPage:
